@@ -1,0 +1,1 @@
+"""What each benchmark is: its model, data, loss, schedule and rules, composed in one file each."""

@@ -1,0 +1,69 @@
+"""The ``mlperf-det`` command: one table of subcommands, each imported only when it is used."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from mlperf_det import __version__
+from mlperf_det.errors import UserError
+
+
+class Command(NamedTuple):
+    """A subcommand: the module that has ``add_arguments(parser)`` and ``run(args) -> int``, and its help line."""
+
+    module: str
+    help: str
+
+
+COMMANDS = {
+    'train': Command('mlperf_det.benchmarks.train_command', 'train a benchmark to its quality target'),
+    'data': Command('mlperf_det.data.command', 'download, prepare, verify or generate a dataset'),
+    'evaluate': Command('mlperf_det.evaluation.command', 'score a COCO result file'),
+    'logs': Command('mlperf_det.mllog.command', 'read MLPerf logs: one row a log'),
+    'score': Command('mlperf_det.results.score_command', 'score groups of MLPerf logs: one row a group'),
+    'verdict': Command('mlperf_det.results.verdict_command', 'judge runs: one line and an exit code'),
+    'report': Command('mlperf_det.results.report_command', 'write the report of runs'),
+}
+
+
+def build_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
+    """Return the parser; only the subcommand that ``argv`` names gets its arguments (and its imports)."""
+    parser = argparse.ArgumentParser(prog='mlperf-det', description=__doc__.partition(':')[2].strip())
+    parser.description = 'Acceptance tests for GPU clusters: MLPerf detection training.'
+    parser.add_argument('--version', action='version', version=f'mlperf-det {__version__}')
+    subparsers = parser.add_subparsers(dest='command', metavar='COMMAND', required=True)
+    named = next((word for word in argv if not word.startswith('-')), None)
+    for name, command in COMMANDS.items():
+        subparser = subparsers.add_parser(name, help=command.help, description=command.help)
+        if name == named:
+            module = importlib.import_module(command.module)
+            module.add_arguments(subparser)
+            subparser.set_defaults(run=module.run)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a subcommand and return its exit status; a `UserError` becomes one line and status 2."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        args = build_parser(words).parse_args(words)
+        return int(args.run(args))
+    except UserError as error:
+        sys.stderr.write(f'mlperf-det: error: {error}\n')
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write('mlperf-det: interrupted\n')
+        return 130
+    except BrokenPipeError:
+        # The reader of our output (head, less) has gone; Python must not fail again while flushing at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Reading, augmenting and batching images; downloading, preparing, verifying and generating datasets."""

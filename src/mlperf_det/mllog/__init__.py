@@ -1,0 +1,1 @@
+"""MLPerf logs: writing, reading, compliance."""

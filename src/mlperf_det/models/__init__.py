@@ -1,0 +1,1 @@
+"""Networks, anchors, box coding, matching and losses: tensors in, tensors out."""

@@ -1,0 +1,1 @@
+"""From run folders to runs, scores, verdicts and reports. Imports no torch."""

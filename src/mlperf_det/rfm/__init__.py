@@ -1,0 +1,1 @@
+"""What the ReFrame checks share. The only package that imports ReFrame."""
