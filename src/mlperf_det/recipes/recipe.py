@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import Literal
+from typing import Literal, TypeVar
+
+RecipeT = TypeVar('RecipeT', bound='Recipe')
 
 
 class Tier(str, Enum):
@@ -80,3 +82,32 @@ class Recipe:
     def global_batch_size(self) -> int:
         """Images in one optimiser step over all ranks."""
         return self.world_size * self.local_batch_size
+
+    def problems(self) -> list[str]:
+        """Return what makes the recipe impossible to run, each as ``field: what is wrong``."""
+        counts = ('nodes', 'accelerators_per_node', 'local_batch_size', 'eval_batch_size', 'epochs',
+                  'walltime_minutes', 'experiments')
+        found = [f'{name}: {getattr(self, name)} is not a positive number'
+                 for name in counts if getattr(self, name) < 1]
+        if self.max_steps is not None and self.max_steps < 1:
+            found.append(f'max_steps: {self.max_steps} is not a positive number')
+        if not self.quality_target:
+            found.append('quality_target: empty; a run without a target can prove nothing')
+        found += [f'quality_target.{metric}: {value} is not a fraction between 0 and 1 (0.23 means 23 %)'
+                  for metric, value in self.quality_target.items() if not 0 < value < 1]
+        if not self.pretrained_backbone and self.tier is Tier.CONVERGENCE:
+            found.append('pretrained_backbone: false is allowed in the smoke and throughput tiers only')
+        return found
+
+    def closed_rule_breaches(self) -> list[str]:
+        """Return what the closed division forbids, each as ``field: the rule``. Each benchmark adds its own rules."""
+        found = []
+        if self.tier is Tier.CONVERGENCE and self.max_steps is not None:
+            found.append('max_steps: a closed run ends at the quality target or at its last epoch (rules, timing)')
+        return found
+
+
+def at_throughput_tier(recipe: RecipeT, *, steps: int = 200, minutes: int = 20) -> RecipeT:
+    """Return the recipe with the same model, batch and data, stopped after a fixed number of optimiser steps."""
+    return replace(recipe, name=f'{recipe.name}-throughput', tier=Tier.THROUGHPUT, division=Division.OPEN,
+                   max_steps=steps, walltime_minutes=minutes, experiments=1)

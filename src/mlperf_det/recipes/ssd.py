@@ -1,33 +1,37 @@
 """Recipes of SSD300-ResNet34 on COCO 2017: hyperparameters, published configurations, closed-division rules.
 
-Sources: MLPerf Training rules v1.1 and the configurations of the v0.7 to v1.1 submissions.
+Sources: the MLPerf Training rules of round v1.1, the training reference, and the configurations and logs of the
+v0.7 to v1.1 submissions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from mlperf_det.recipes.recipe import Division, Recipe, Tier
 
-#: Images of train2017 that have at least one annotation: what one epoch means (rules v1.1).
+#: Images of train2017 that have at least one annotation: what one epoch means.
 TRAIN_SAMPLES = 117_266
 #: All images of val2017.
 EVAL_SAMPLES = 5_000
-#: Box AP at IoU .50:.95, all areas, at most 100 detections an image (rules v1.1).
+#: Box AP at IoU .50:.95, all areas, at most 100 detections an image.
 QUALITY_TARGET: Mapping[str, float] = MappingProxyType({'bbox': 0.23})
+#: The reference's learning-rate decay, which a submission may stretch by a factor 1 + K/10.
+REFERENCE_DECAY_EPOCHS = (40, 50)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SsdRecipe(Recipe):
-    """Hyperparameters of SSD. Learning rates are stated as in the rules: for a batch of 32, scaled linearly."""
+    """Hyperparameters of SSD. The learning rate is stated as in the rules: for a batch of 32, scaled linearly."""
 
     benchmark: str = 'ssd'
     ruleset: str = '1.1.0'
     dataset: str = 'coco2017'
-    quality_target: Mapping[str, float] = QUALITY_TARGET
+    pretrained_backbone: bool = True
+    quality_target: Mapping[str, float] = field(default_factory=lambda: dict(QUALITY_TARGET))
     #: 'ssd300_resnet34' is the benchmark; 'ssd_smoke' a small network of the same build for CPU minutes
     architecture: Literal['ssd300_resnet34', 'ssd_smoke'] = 'ssd300_resnet34'
     #: peak rate at batch 32; the peak of a run is this times global batch / 32
@@ -37,7 +41,7 @@ class SsdRecipe(Recipe):
     warmup_factor: int = 0
     weight_decay: float = 5e-4
     #: completed epochs after which the rate falls to a tenth
-    decay_epochs: tuple[int, int] = (40, 50)
+    decay_epochs: tuple[int, int] = REFERENCE_DECAY_EPOCHS
     #: attempts of the random crop before a new mode is drawn: 1 or 50
     crop_attempts: Literal[1, 50] = 1
     #: evaluate after every so many epochs
@@ -50,9 +54,89 @@ class SsdRecipe(Recipe):
         """Peak learning rate of this run, as logged under ``opt_base_learning_rate``."""
         return self.learning_rate_per_32 * self.global_batch_size / 32
 
+    def warmup_steps(self, train_samples: int) -> int:
+        """Return the optimiser steps of the warm-up: a truncated share of the (fractional) steps of an epoch."""
+        return int(self.warmup_epochs * train_samples / self.global_batch_size)
+
     def evaluates_after(self, epoch: int) -> bool:
         """Say whether the model is evaluated after ``epoch`` completed epochs."""
         return epoch % self.evaluation_interval == 0 or epoch in self.evaluation_epochs
+
+    def problems(self) -> list[str]:
+        """Return what makes the recipe impossible to run, each as ``field: what is wrong``."""
+        found = super().problems()
+        if self.learning_rate_per_32 < 0 or self.weight_decay < 0 or self.warmup_epochs < 0:
+            found.append('learning_rate_per_32, weight_decay, warmup_epochs: must not be negative')
+        if not 0 < self.decay_epochs[0] < self.decay_epochs[1]:
+            found.append(f'decay_epochs: {list(self.decay_epochs)} must rise')
+        if self.evaluation_interval < 1:
+            found.append(f'evaluation_interval: {self.evaluation_interval} is not a positive number')
+        elif self.max_steps is None and not any(self.evaluates_after(e) for e in range(1, self.epochs + 1)):
+            found.append(f'evaluation_interval: {self.evaluation_interval} exceeds epochs ({self.epochs}); '
+                         'the run would never be evaluated')
+        return found
+
+    def closed_rule_breaches(self) -> list[str]:
+        """Return what the closed division of round v1.1 forbids, each as ``field: the rule``."""
+        found = super().closed_rule_breaches()
+        stretches = {tuple(round(e * (1 + k / 10), 6) for e in REFERENCE_DECAY_EPOCHS) for k in range(-9, 100)}
+        if tuple(float(e) for e in self.decay_epochs) not in stretches:
+            found.append(f'decay_epochs: {list(self.decay_epochs)} is not [40, 50] times 1 + K/10 with an integer K')
+        if self.warmup_factor < 0:
+            found.append('warmup_factor: must be an integer of at least 0')
+        if self.architecture != 'ssd300_resnet34':
+            found.append('architecture: the closed division trains ssd300_resnet34')
+        if not self.pretrained_backbone:
+            found.append('pretrained_backbone: the closed division starts from the given ImageNet weights')
+        if self.dataset != 'coco2017':
+            found.append('dataset: the closed division trains on coco2017')
+        if dict(self.quality_target) != dict(QUALITY_TARGET):
+            found.append(f'quality_target: the closed division asks for {dict(QUALITY_TARGET)}')
+        if not all(self.evaluates_after(epoch) for epoch in (40, 50, 55, 60, 65, 70, 75, 80)):
+            found.append('evaluation_interval: epochs 40, 50, 55, 60 and every fifth after must be evaluated')
+        return found
+
+
+class _Published(NamedTuple):
+    """A submitted configuration: geometry, rates as in its file or log, walltime of one run in minutes."""
+
+    nodes: int
+    accelerators: int
+    batch: int
+    learning_rate: float
+    warmup_epochs: float
+    weight_decay: float
+    decay: tuple[int, int]
+    epochs: int
+    minutes: int
+    ruleset: str = '1.1.0'
+
+
+_PUBLISHED: Mapping[str, _Published] = MappingProxyType({
+    'reference-1x1x32': _Published(1, 1, 32, 2.5e-3, 0, 5e-4, (40, 50), 70, 1440),
+    'reference-1x8x128': _Published(1, 8, 128, 2.5e-3, 2.619685, 5e-4, (40, 50), 70, 720),
+    'reference-2x8x64': _Published(2, 8, 64, 2.5e-3, 2.619685, 5e-4, (40, 50), 70, 720),
+    'fujitsu-1x4x114': _Published(1, 4, 114, 3.157e-3, 3, 1.3e-4, (44, 55), 65, 30),
+    'nvidia-1x8x114': _Published(1, 8, 114, 3.157e-3, 5, 1.3e-4, (44, 55), 65, 20),
+    'nvidia-1x4x228': _Published(1, 4, 228, 3.157e-3, 5, 1.3e-4, (44, 55), 65, 30),
+    'dell-1x4x114-40gb': _Published(1, 4, 114, 2.85e-3, 5.25, 1.6e-4, (44, 55), 65, 30),
+    'dell-1x4x114': _Published(1, 4, 114, 3.157e-3, 5, 1.3e-4, (44, 55), 65, 30),
+    'dell-2x4x114': _Published(2, 4, 114, 3.157e-3, 5, 1.3e-4, (44, 55), 65, 20),
+    'dell-1x10x114': _Published(1, 10, 114, 4e-3, 5, 1.3e-4, (44, 55), 65, 20),
+    'dell-8x4x48': _Published(8, 4, 48, 3.5e-3, 15, 1.7e-4, (52, 65), 80, 20),
+})
+
+
+def builtin_recipes() -> dict[str, SsdRecipe]:
+    """Return the smoke recipe and the published configurations by name (``source-nodes x accelerators x batch``)."""
+    published = {
+        name: SsdRecipe(
+            name=name, tier=Tier.CONVERGENCE, division=Division.CLOSED, ruleset=p.ruleset,
+            nodes=p.nodes, accelerators_per_node=p.accelerators, local_batch_size=p.batch, eval_batch_size=p.batch,
+            epochs=p.epochs, walltime_minutes=p.minutes, experiments=5, learning_rate_per_32=p.learning_rate,
+            warmup_epochs=p.warmup_epochs, weight_decay=p.weight_decay, decay_epochs=p.decay)
+        for name, p in _PUBLISHED.items()}
+    return {'smoke': smoke_recipe(), **published}
 
 
 def smoke_recipe() -> SsdRecipe:

@@ -1,0 +1,48 @@
+"""The command line: one table, one-line errors, lazy imports."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import types
+
+import pytest
+
+from mlperf_det import cli
+from mlperf_det.errors import UserError
+
+
+@pytest.fixture
+def fake_command(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
+    module = types.ModuleType('fake_command')
+    module.add_arguments = lambda parser: parser.add_argument('--number', type=int)
+    module.run = lambda args: args.number
+    monkeypatch.setitem(sys.modules, 'fake_command', module)
+    monkeypatch.setattr(cli, 'COMMANDS', {'fake': cli.Command('fake_command', 'help of fake')})
+    return module
+
+
+def test_the_exit_status_is_the_commands(fake_command: types.ModuleType) -> None:
+    assert cli.main(['fake', '--number', '7']) == 7
+
+
+def test_a_user_error_is_one_line_and_status_2(fake_command, capsys: pytest.CaptureFixture[str]) -> None:
+    def run(_args) -> int:
+        raise UserError('recipes.yaml: ssd.a.epochs: must be positive')
+    fake_command.run = run
+    assert cli.main(['fake']) == 2
+    assert capsys.readouterr().err == 'mlperf-det: error: recipes.yaml: ssd.a.epochs: must be positive\n'
+
+
+@pytest.mark.parametrize('command', sorted(cli.COMMANDS))
+def test_every_command_has_help(command: str) -> None:
+    done = subprocess.run([sys.executable, '-m', 'mlperf_det', command, '--help'], capture_output=True, text=True,
+                          check=False)
+    assert done.returncode == 0, done.stderr
+    assert f'mlperf-det {command}' in done.stdout
+
+
+def test_a_closed_pipe_is_no_traceback() -> None:
+    done = subprocess.run(f'"{sys.executable}" -m mlperf_det --help | head -c 1', shell=True, capture_output=True,
+                          text=True, check=False)
+    assert 'Traceback' not in done.stderr
