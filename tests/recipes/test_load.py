@@ -63,10 +63,10 @@ def test_bad_overrides_name_the_field(assignment: str, message: str) -> None:
 
 @pytest.mark.parametrize(('assignment', 'rule'), [
     ('decay_epochs=[41, 55]', 'times 1 \\+ K/10'),
-    ('architecture=ssd_smoke', 'trains ssd300_resnet34'),
-    ('dataset=generated-coco', 'trains on coco2017'),
-    ('quality_target={bbox: 0.22}', 'asks for'),
-    ('evaluation_interval=10', 'every fifth'),
+    ('architecture=ssd_smoke', 'the model is ssd300_resnet34'),
+    ('dataset=generated-coco', 'the data is coco2017'),
+    ('quality_target={bbox: 0.22}', 'quality_target: .* but it is'),
+    ('evaluation_interval=10', 'every fifth after'),
 ])
 def test_a_closed_recipe_that_breaks_a_rule_is_refused_and_an_open_one_is_not(assignment: str, rule: str) -> None:
     recipe = find_recipe('ssd', 'nvidia-1x8x114')

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 RecipeT = TypeVar('RecipeT', bound='Recipe')
 
@@ -39,6 +39,16 @@ class Runtime:
     poll_interval: int = 10
     #: iterations between two lines of loss and throughput
     log_interval: int = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuleCheck:
+    """One closed-division rule held against a recipe: the key, its value here, the rule in words, whether it is kept."""
+
+    key: str
+    value: Any
+    rule: str
+    kept: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,12 +109,14 @@ class Recipe:
             found.append('pretrained_backbone: false is allowed in the smoke and throughput tiers only')
         return found
 
+    def closed_rules(self) -> list[RuleCheck]:
+        """Return every closed-division rule of the round with what the recipe makes of it; benchmarks add their own."""
+        return [RuleCheck(key='max_steps', value=self.max_steps, kept=self.max_steps is None,
+                          rule='a run ends at the quality target or at its last epoch')]
+
     def closed_rule_breaches(self) -> list[str]:
-        """Return what the closed division forbids, each as ``field: the rule``. Each benchmark adds its own rules."""
-        found = []
-        if self.tier is Tier.CONVERGENCE and self.max_steps is not None:
-            found.append('max_steps: a closed run ends at the quality target or at its last epoch (rules, timing)')
-        return found
+        """Return what the closed division forbids, each as ``key: value, but the rule``."""
+        return [f'{check.key}: {check.value}, but {check.rule}' for check in self.closed_rules() if not check.kept]
 
 
 def at_throughput_tier(recipe: RecipeT, *, steps: int = 200, minutes: int = 20) -> RecipeT:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
-from mlperf_det.recipes.recipe import Division, Recipe, Tier
+from mlperf_det.recipes.recipe import Division, Recipe, RuleCheck, Tier
 
 #: Images of train2017 that have at least one annotation: what one epoch means.
 TRAIN_SAMPLES = 117_266
@@ -76,25 +76,31 @@ class SsdRecipe(Recipe):
                          'the run would never be evaluated')
         return found
 
-    def closed_rule_breaches(self) -> list[str]:
-        """Return what the closed division of round v1.1 forbids, each as ``field: the rule``."""
-        found = super().closed_rule_breaches()
-        stretches = {tuple(round(e * (1 + k / 10), 6) for e in REFERENCE_DECAY_EPOCHS) for k in range(-9, 100)}
-        if tuple(float(e) for e in self.decay_epochs) not in stretches:
-            found.append(f'decay_epochs: {list(self.decay_epochs)} is not [40, 50] times 1 + K/10 with an integer K')
-        if self.warmup_factor < 0:
-            found.append('warmup_factor: must be an integer of at least 0')
-        if self.architecture != 'ssd300_resnet34':
-            found.append('architecture: the closed division trains ssd300_resnet34')
-        if not self.pretrained_backbone:
-            found.append('pretrained_backbone: the closed division starts from the given ImageNet weights')
-        if self.dataset != 'coco2017':
-            found.append('dataset: the closed division trains on coco2017')
-        if dict(self.quality_target) != dict(QUALITY_TARGET):
-            found.append(f'quality_target: the closed division asks for {dict(QUALITY_TARGET)}')
-        if not all(self.evaluates_after(epoch) for epoch in (40, 50, 55, 60, 65, 70, 75, 80)):
-            found.append('evaluation_interval: epochs 40, 50, 55, 60 and every fifth after must be evaluated')
-        return found
+    def closed_rules(self) -> list[RuleCheck]:
+        """Return the closed-division rules of round v1.1 held against this recipe."""
+        evaluated = all(self.evaluates_after(epoch) for epoch in (40, 50, 55, 60, 65, 70, 75, 80))
+        return [
+            *super().closed_rules(),
+            RuleCheck(key='architecture', value=self.architecture, kept=self.architecture == 'ssd300_resnet34',
+                      rule='the model is ssd300_resnet34'),
+            RuleCheck(key='pretrained_backbone', value=self.pretrained_backbone, kept=self.pretrained_backbone,
+                      rule='training starts from the given ImageNet weights'),
+            RuleCheck(key='dataset', value=self.dataset, kept=self.dataset == 'coco2017', rule='the data is coco2017'),
+            RuleCheck(key='quality_target', value=dict(self.quality_target),
+                      kept=dict(self.quality_target) == dict(QUALITY_TARGET), rule=f'it is {dict(QUALITY_TARGET)}'),
+            RuleCheck(key='opt_learning_rate_decay_boundary_epochs', value=list(self.decay_epochs),
+                      kept=_is_stretched_reference_decay(self.decay_epochs),
+                      rule='it is [40, 50] times 1 + K/10 with an integer K (field decay_epochs)'),
+            RuleCheck(key='opt_learning_rate_warmup_factor', value=self.warmup_factor, kept=self.warmup_factor >= 0,
+                      rule='it is an integer of at least 0 (field warmup_factor)'),
+            RuleCheck(key='evaluation_interval', value=self.evaluation_interval, kept=evaluated,
+                      rule='epochs 40, 50, 55 and every fifth after it are evaluated'),
+        ]
+
+
+def _is_stretched_reference_decay(epochs: tuple[int, int]) -> bool:
+    stretches = ([round(epoch * (1 + k / 10), 6) for epoch in REFERENCE_DECAY_EPOCHS] for k in range(-9, 100))
+    return list(map(float, epochs)) in stretches
 
 
 class _Published(NamedTuple):
