@@ -32,6 +32,7 @@ RecipeT = TypeVar('RecipeT', bound=Recipe)
 BENCHMARKS: Mapping[str, str] = MappingProxyType({
     'ssd': 'mlperf_det.recipes.ssd',
     'retinanet': 'mlperf_det.recipes.retinanet',
+    'maskrcnn': 'mlperf_det.recipes.maskrcnn',
 })
 
 

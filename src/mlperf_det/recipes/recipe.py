@@ -43,7 +43,7 @@ class Runtime:
 
 @dataclass(frozen=True, kw_only=True)
 class RuleCheck:
-    """One closed-division rule held against a recipe: the key, its value here, the rule in words, whether it is kept."""
+    """One closed-division rule held against a recipe: its key, the value here, the rule in words, and if it is kept."""
 
     key: str
     value: Any

@@ -1,0 +1,43 @@
+"""Mask R-CNN recipes: the published ones are legal; each way to break a closed rule is named."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from mlperf_det.errors import UserError
+from mlperf_det.recipes.load import check, override
+from mlperf_det.recipes.maskrcnn import builtin_recipes
+
+
+@pytest.mark.parametrize('name', sorted(builtin_recipes()))
+def test_published_recipes_are_legal(name: str) -> None:
+    recipe = builtin_recipes()[name]
+    check(recipe)
+    assert all(rule.kept for rule in recipe.closed_rules())
+    # The warm-up of the weights starts at (nearly) zero: W times the factor is the base rate.
+    assert recipe.warmup_steps * recipe.warmup_factor == pytest.approx(recipe.base_learning_rate, rel=0.005)
+
+
+@pytest.mark.parametrize(('assignments', 'message'), [
+    (['num_image_candidates=2000'], 'leaves 250 proposals an image; .* it must be 8000'),
+    (['decay_steps=[12000, 16000]'], 'do not follow the batch of 128'),
+    (['local_batch_size=4'], 'num_image_candidates'),
+    (['base_learning_rate=0.13', 'warmup_factor=0.0002'], 'multiple of 0.02'),
+    (['min_image_size=640'], 'min_image_size: 640, but it is 800'),
+    (['max_image_size=1024'], 'max_image_size'),
+    (['warmup_factor=0'], 'opt_learning_rate_warmup_factor'),
+    (['warmup_factor=0.001'], 'would start below zero'),
+    (['quality_target={bbox: 0.377}'], 'quality_target'),
+    (['pretrained_backbone=false'], 'pretrained_backbone'),
+])
+def test_a_recipe_that_cannot_reach_the_target_legally_is_refused(assignments: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        override(builtin_recipes()['lanta-4x4x8'], assignments)
+
+
+@pytest.mark.parametrize('k', range(6))
+def test_milestones_may_be_stretched_by_tenths(k: int) -> None:
+    decay = (int(7500 * (10 + k) / 10), int(1000 * (10 + k)))
+    check(replace(builtin_recipes()['nvidia-4x8x4'], decay_steps=decay))
