@@ -23,6 +23,7 @@ class Command(NamedTuple):
 COMMANDS = {
     'train': Command('mlperf_det.benchmarks.train_command', 'train a benchmark to its quality target'),
     'data': Command('mlperf_det.data.command', 'download, prepare, verify or generate a dataset'),
+    'recipe': Command('mlperf_det.recipes.command', 'list, show or import recipes'),
     'evaluate': Command('mlperf_det.evaluation.command', 'score a COCO result file'),
     'logs': Command('mlperf_det.mllog.command', 'read MLPerf logs: one row a log'),
     'score': Command('mlperf_det.results.score_command', 'score groups of MLPerf logs: one row a group'),

@@ -1,0 +1,85 @@
+"""``mlperf-det recipe list|show|import``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import yaml
+
+from mlperf_det.errors import UserError
+from mlperf_det.recipes.load import BENCHMARKS, builtin_recipes, find_recipe, override, recipes_of, to_mapping
+from mlperf_det.recipes.recipe import Recipe
+from mlperf_det.recipes.vendor_config import read_vendor_config, recipe_fields
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the three actions."""
+    actions = parser.add_subparsers(dest='action', metavar='ACTION', required=True)
+    where = argparse.ArgumentParser(add_help=False)
+    where.add_argument('--system', help='site folder in systems/ whose recipes are looked up first')
+    where.add_argument('--recipes', type=Path, metavar='FILE', help='a recipes file elsewhere')
+
+    listing = actions.add_parser('list', parents=[where], help='name the recipes, with geometry and batch')
+    listing.add_argument('benchmark', nargs='?', choices=sorted(BENCHMARKS))
+
+    show = actions.add_parser('show', parents=[where], help='print a recipe and the closed-division rules held to it')
+    show.add_argument('benchmark', choices=sorted(BENCHMARKS))
+    show.add_argument('name')
+    show.add_argument('--set', action='append', default=[], metavar='FIELD=VALUE', dest='assignments')
+
+    importing = actions.add_parser('import', help='translate a vendor config_<system>.sh (parsed, never executed)')
+    importing.add_argument('benchmark', choices=sorted(BENCHMARKS))
+    importing.add_argument('file', type=Path)
+    importing.add_argument('--base', help='built-in recipe that supplies what the file leaves open')
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the chosen action."""
+    actions: dict[str, Callable[[argparse.Namespace], int]] = {'list': _list, 'show': _show, 'import': _import}
+    return actions[args.action](args)
+
+
+def _list(args: argparse.Namespace) -> int:
+    for benchmark in [args.benchmark] if args.benchmark else sorted(BENCHMARKS):
+        for recipe in recipes_of(benchmark, system=args.system, file=args.recipes).values():
+            sys.stdout.write(f'{benchmark:10} {recipe.name:24} {recipe.tier.value:12} {recipe.division.value:7} '
+                             f'{recipe.nodes}x{recipe.accelerators_per_node}x{recipe.local_batch_size} = '
+                             f'{recipe.global_batch_size} images\n')
+    return 0
+
+
+def _show(args: argparse.Namespace) -> int:
+    recipe = override(find_recipe(args.benchmark, args.name, system=args.system, file=args.recipes), args.assignments)
+    sys.stdout.write(yaml.safe_dump(to_mapping(recipe), sort_keys=False) + '\n' + _rules_table(recipe))
+    return 0
+
+
+def _rules_table(recipe: Recipe) -> str:
+    rules = recipe.closed_rules()
+    width = max(len(rule.key) for rule in rules)
+    lines = [f'{"kept" if rule.kept else "BREACH":6}  {rule.key:{width}}  {rule.value!s:24}  {rule.rule}'
+             for rule in rules]
+    head = f'closed-division rules of round {recipe.ruleset} (this recipe is declared {recipe.division.value}):'
+    return '\n'.join([head, *lines]) + '\n'
+
+
+def _import(args: argparse.Namespace) -> int:
+    config = read_vendor_config(args.file)
+    fields, notices = recipe_fields(config, args.benchmark)
+    builtin = builtin_recipes(args.benchmark)
+    geometry = (fields['nodes'], fields['accelerators_per_node'])
+    base = args.base or next(
+        (name for name, recipe in builtin.items() if (recipe.nodes, recipe.accelerators_per_node) == geometry
+         and recipe.local_batch_size == fields['local_batch_size']), None) or sorted(builtin)[0]
+    if base not in builtin:
+        raise UserError(f'--base {base}: not a built-in recipe; choose from {", ".join(sorted(builtin))}')
+    override(builtin[base], [f'{key}={value}' for key, value in fields.items()])
+    name = f'{args.file.stem.removeprefix("config_").lower()}'
+    sys.stdout.write(f'# from {args.file.name}; append to systems/<site>/recipes.yaml\n'
+                     + yaml.safe_dump({args.benchmark: {name: {'base': base, **fields}}}, sort_keys=False))
+    for notice in notices:
+        sys.stderr.write(f'notice: {notice}\n')
+    return 0
