@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 import subprocess
 import sys
 import types
@@ -46,3 +47,8 @@ def test_a_closed_pipe_is_no_traceback() -> None:
     done = subprocess.run(f'"{sys.executable}" -m mlperf_det --help | head -c 1', shell=True, capture_output=True,
                           text=True, check=False)
     assert 'Traceback' not in done.stderr
+
+
+def test_spawned_helpers_do_not_run_the_command_again() -> None:
+    # multiprocessing imports the main module under this name in every process that it spawns.
+    runpy.run_module('mlperf_det', run_name='__mp_main__')
