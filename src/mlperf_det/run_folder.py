@@ -6,6 +6,7 @@
     run.json              what ran, where, with which software and data, and how it ended (`RunRecord`)
     metrics.jsonl         losses, rates and the time breakdown, a line an interval and rank
     checkpoints/          what `--resume` continues from
+    attempts/             what earlier attempts wrote after the checkpoint that the run was resumed from
     rank_<r>.log          the traceback of a rank that failed
 
 A published MLPerf result folder is a run folder that has only its logs. Imports neither torch nor pandas.
@@ -28,6 +29,7 @@ SCHEMA_VERSION = 1
 RUN_JSON = 'run.json'
 METRICS_JSONL = 'metrics.jsonl'
 CHECKPOINTS = 'checkpoints'
+ATTEMPTS = 'attempts'
 
 
 class Outcome(str, Enum):

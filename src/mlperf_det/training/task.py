@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from mlperf_det.data.batch import Batch
+from mlperf_det.evaluation.rows import DetectionRows, rows_from_detections
 from mlperf_det.models.detections import Detections
 from mlperf_det.recipes.recipe import Recipe
 
@@ -26,7 +27,20 @@ class Detector(Protocol):
 
 
 class Task(Protocol):
-    """A benchmark bound to a recipe and a dataset on disk."""
+    """A benchmark bound to a recipe and a dataset on disk.
+
+    Implementations derive from this class explicitly (``class SsdTask(Task)``), which gives them the defaults of
+    `first_epoch_num`, `static_graph` and `detection_rows`.
+
+    The loop calls `build_model`, `mllog_hyperparameters`, `initialized_tensors` and the two records before
+    ``run_start``; images may be read only through `train_batches` and `evaluation_batches`, which come after it.
+    """
+
+    #: number of the first epoch in ``epoch_start`` and ``epoch_stop`` of the MLPerf log; evaluations always carry
+    #: the number of completed epochs (published RetinaNet logs count epochs from 0 and evaluations from 1)
+    first_epoch_num: int = 1
+    #: True: every step uses the same parameters in the same order, which lets DDP overlap more
+    static_graph: bool = False
 
     recipe: Recipe
     #: images of one epoch (all ranks together)
@@ -54,7 +68,8 @@ class Task(Protocol):
         """Yield this rank's batches of epoch ``epoch`` (from 0), leaving out the first ``skip``.
 
         The content of a batch depends on the arguments alone, never on workers or on what was read before,
-        so a resumed run sees the same images with the same augmentation.
+        so a resumed run sees the same images with the same augmentation. ``skip`` costs no decoding. Loader processes
+        may be started on the first `next`: the loop shields them from SIGTERM and SIGUSR1, which are meant for it.
         """
         ...
 
@@ -67,8 +82,16 @@ class Task(Protocol):
         ...
 
     def before_evaluation(self, model: nn.Module) -> None:
-        """Do what the benchmark asks for before an evaluation, on all ranks (SSD: average BN statistics)."""
+        """Do what the benchmark asks for before an evaluation, on all ranks (SSD: average BN statistics).
+
+        ``model`` is the module that `build_model` returned. With several ranks `torch.distributed` is initialised,
+        on one it is not.
+        """
         ...
+
+    def detection_rows(self, detections: Detections, batch: Batch) -> DetectionRows:
+        """Turn the detections of an evaluation batch into rows; benchmarks with masks override it to encode them."""
+        return rows_from_detections(detections, batch.image_ids.cpu().numpy(), self.category_ids)
 
     @property
     def annotations(self) -> Path:

@@ -1,0 +1,189 @@
+"""Every choice that depends on the device, made here and nowhere else, each with its reason.
+
+CUDA and ROCm both answer to `torch.cuda`; what is said of CUDA below holds for both.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from mlperf_det.errors import UserError
+from mlperf_det.recipes.recipe import Runtime
+
+Precision = Literal['fp32', 'tf32', 'bf16', 'fp16']
+_AUTOCAST = {'bf16': torch.bfloat16, 'fp16': torch.float16}
+#: CPU flags (/proc/cpuinfo) of processors that multiply bfloat16 in hardware: x86 AVX-512 and AMX, Arm
+_CPU_BF16 = frozenset({'avx512_bf16', 'amx_bf16', 'bf16'})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedRuntime:
+    """A recipe's `Runtime` with nothing left to decide; goes into run.json."""
+
+    device: str
+    backend: Literal['nccl', 'gloo']
+    precision: Precision
+    memory_format: Literal['contiguous', 'channels_last']
+    compile: Literal['off', 'model']
+    optimizer_implementation: Literal['fused', 'foreach', 'for_loop']
+    #: CPU threads of this rank inside operators; None: left as the environment set them
+    threads: int | None
+    loader_workers: int | None
+    #: setting -> why it was chosen
+    reasons: Mapping[str, str]
+
+    @property
+    def torch_memory_format(self) -> torch.memory_format:
+        """Memory format for images and convolution weights."""
+        return torch.channels_last if self.memory_format == 'channels_last' else torch.contiguous_format
+
+    @property
+    def optimizer_arguments(self) -> dict[str, bool]:
+        """``fused`` and ``foreach`` for the constructor of an optimiser."""
+        return {'fused': self.optimizer_implementation == 'fused',
+                'foreach': self.optimizer_implementation == 'foreach'}
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Return the context for forward passes: reduced precision where chosen, nothing otherwise."""
+        dtype = _AUTOCAST.get(self.precision)
+        return torch.autocast(self.device, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
+
+    def grad_scaler(self) -> torch.amp.GradScaler:
+        """Return the loss scaler: active for fp16 alone, whose gradients underflow; otherwise it passes all through."""
+        return torch.amp.GradScaler(self.device, enabled=self.precision == 'fp16')
+
+    def apply(self) -> None:
+        """Set the process-wide switches of PyTorch: TF32, cuDNN's search, threads."""
+        reduced = self.precision != 'fp32'
+        torch.set_float32_matmul_precision('high' if reduced and self.device == 'cuda' else 'highest')
+        if self.device == 'cuda':
+            torch.backends.cudnn.allow_tf32 = reduced
+            torch.backends.cudnn.benchmark = True
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+
+    def as_record(self) -> dict[str, Any]:
+        """Return the settings as plain values for run.json."""
+        return asdict(self)
+
+
+def pick_device(asked: Literal['auto', 'cpu', 'cuda'], local_rank: int) -> torch.device:
+    """Return this rank's device and make it current.
+
+    A rank that sees one device takes it (schedulers bind one to each task); a rank that sees several takes the one
+    of its local rank.
+
+    Raises:
+        UserError: CUDA was asked for and there is none, or there are fewer devices than ranks on this host.
+    """
+    if asked == 'cpu' or (asked == 'auto' and not torch.cuda.is_available()):
+        return torch.device('cpu')
+    if not torch.cuda.is_available():
+        raise UserError(f'--device {asked}: PyTorch {torch.__version__} finds no GPU; check the driver and the '
+                        'container option (--nv, --rocm), or use --device cpu')
+    count = torch.cuda.device_count()
+    index = 0 if count == 1 else local_rank
+    if index >= count:
+        raise UserError(f'local rank {local_rank} has no GPU: {count} visible on this host; '
+                        'start as many tasks a node as there are GPUs')
+    device = torch.device('cuda', index)
+    torch.cuda.set_device(device)
+    return device
+
+
+def resolve(asked: Runtime, device: torch.device, *, backend: str = 'auto',
+            ranks_on_host: int = 1, world_size: int = 1) -> ResolvedRuntime:
+    """Decide what the recipe left to ``auto``, for the device found.
+
+    Raises:
+        UserError: the recipe or the command line asks for what the device cannot do.
+    """
+    reasons: dict[str, str] = {}
+    cuda = device.type == 'cuda'
+    precision = _precision(asked, cuda, reasons)
+    if asked.memory_format == 'auto':
+        reasons['memory_format'] = 'convolutions are faster with channels last, on CPU and GPU'
+    if asked.optimizer_implementation == 'auto':
+        reasons['optimizer_implementation'] = 'one fused kernel updates all parameters'
+    if backend == 'nccl' and not cuda:
+        raise UserError('--backend nccl needs GPUs; use --backend gloo on CPU')
+    return ResolvedRuntime(
+        device=device.type, backend='gloo' if backend == 'gloo' or not cuda else 'nccl', precision=precision,
+        memory_format='channels_last' if asked.memory_format == 'auto' else asked.memory_format,
+        compile=asked.compile,
+        optimizer_implementation=('fused' if asked.optimizer_implementation == 'auto'
+                                  else asked.optimizer_implementation),
+        threads=None if cuda or world_size == 1 else _threads(ranks_on_host, reasons),
+        loader_workers=asked.loader_workers, reasons=reasons)
+
+
+def _precision(asked: Runtime, cuda: bool, reasons: dict[str, str]) -> Precision:
+    if asked.precision == 'tf32' and not (cuda and _has_tf32()):
+        raise UserError('runtime.precision tf32 needs a GPU with TF32 (CUDA capability 8.0); use fp32, bf16 or auto')
+    if asked.precision == 'bf16' and cuda and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise UserError('runtime.precision bf16: this GPU has no bfloat16; use fp16, fp32 or auto')
+    if asked.precision != 'auto':
+        return asked.precision
+    if not cuda:
+        found = sorted(_CPU_BF16 & cpu_flags())
+        reasons['precision'] = f'CPU has {", ".join(found)}' if found else 'CPU has no bfloat16 instructions'
+        return 'bf16' if found else 'fp32'
+    if torch.cuda.is_bf16_supported(including_emulation=False):
+        reasons['precision'] = 'GPU has bfloat16, which needs no loss scaling'
+        return 'bf16'
+    half = torch.cuda.get_device_capability() >= (7, 0)
+    reasons['precision'] = 'GPU has no bfloat16 but fp16 tensor cores' if half else 'GPU has no tensor cores'
+    return 'fp16' if half else 'fp32'
+
+
+def _has_tf32() -> bool:
+    return torch.version.hip is None and torch.cuda.get_device_capability() >= (8, 0)
+
+
+def _threads(ranks_on_host: int, reasons: dict[str, str]) -> int | None:
+    if 'OMP_NUM_THREADS' in os.environ:
+        reasons['threads'] = 'OMP_NUM_THREADS is set'
+        return None
+    cores = len(os.sched_getaffinity(0))
+    reasons['threads'] = f'{cores} CPUs shared by {ranks_on_host} ranks'
+    return max(1, cores // ranks_on_host)
+
+
+def cpu_flags(cpuinfo: Path = Path('/proc/cpuinfo')) -> frozenset[str]:
+    """Return the feature flags of the first CPU (x86 ``flags``, Arm ``Features``); empty where the file is absent."""
+    try:
+        lines = cpuinfo.read_text().splitlines()
+    except OSError:
+        return frozenset()
+    line = next((text for text in lines if text.startswith(('flags', 'Features'))), ':')
+    return frozenset(line.partition(':')[2].split())
+
+
+def prepare_model(model: nn.Module, runtime: ResolvedRuntime, device: torch.device) -> nn.Module:
+    """Move the model to the device in the chosen memory format; the same module comes back."""
+    return model.to(device=device, memory_format=runtime.torch_memory_format)  # type: ignore[call-overload,no-any-return]
+
+
+def training_model(model: nn.Module, runtime: ResolvedRuntime, device: torch.device, *, distributed: bool,
+                   static_graph: bool) -> nn.Module:
+    """Return what the loop calls for a loss: the model, wrapped for gradients over ranks, compiled where asked."""
+    wrapped: nn.Module = model
+    if distributed:
+        # Batch-norm statistics stay local between steps; the benchmark averages them before it evaluates.
+        with warnings.catch_warnings():
+            # Its successor, forward_sync_buffers, is not in every PyTorch that we take.
+            warnings.filterwarnings('ignore', message='`broadcast_buffers` is deprecated', category=FutureWarning)
+            wrapped = DistributedDataParallel(
+                model, device_ids=[device] if device.type == 'cuda' else None, broadcast_buffers=False,
+                gradient_as_bucket_view=True, static_graph=static_graph)
+    return torch.compile(wrapped) if runtime.compile == 'model' else wrapped  # type: ignore[return-value]

@@ -1,0 +1,122 @@
+"""Kill a real run, resume it, and require exactly the losses and parameters of a run that was left alone."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ToyPrograms, read_lines, read_log
+
+from mlperf_det.run_folder import Outcome, read_record
+from mlperf_det.training.checkpoint import CheckpointStore, read_checkpoint
+
+#: 8 steps an epoch, 4 epochs, never converged
+RECIPE = {'quality_target': {'bbox': 2.0}, 'step_seconds': 0.02}
+STEPS = 32
+
+
+@pytest.fixture(scope='module')
+def undisturbed(toy_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp('undisturbed') / 'run'
+    programs = ToyPrograms(toy_data)
+    try:
+        statuses, errors = programs.run(folder, **RECIPE)
+        assert statuses == [3], errors
+    finally:
+        programs.close()
+    return folder
+
+
+def signal_at_step(programs: ToyPrograms, folder: Path, step: int, number: signal.Signals, **recipe: object) -> int:
+    process, = programs.start(folder, **{**RECIPE, **recipe})
+    deadline = time.monotonic() + 60
+    while not (steps := read_lines_safely(folder)) or steps[-1] < step:
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, error = process.communicate(timeout=60)
+    assert 'Traceback' not in error
+    return process.returncode
+
+
+def read_lines_safely(folder: Path) -> list[int]:
+    try:
+        return [line['step'] for line in read_lines(folder, 'step')]
+    except json.JSONDecodeError:  # the last line is being written
+        return []
+
+
+def losses(folder: Path) -> dict[int, float]:
+    lines = read_lines(folder, 'step')
+    assert len({line['step'] for line in lines}) == len(lines), 'a step occurs twice'
+    return {line['step']: line['loss'] for line in lines}
+
+
+def scores(folder: Path) -> dict[int, dict[str, float]]:
+    return {line['epoch']: line['metrics'] for line in read_lines(folder, 'evaluation')}
+
+
+def assert_same_run(resumed: Path, undisturbed: Path) -> None:
+    assert losses(resumed) == losses(undisturbed)
+    assert sorted(losses(resumed)) == list(range(1, STEPS + 1))
+    assert scores(resumed) == scores(undisturbed)
+    ours, theirs = (read_checkpoint(CheckpointStore(folder).paths()[0]) for folder in (resumed, undisturbed))
+    assert ours.position == theirs.position
+    for name, value in theirs.model.items():
+        assert torch.equal(ours.model[name], value), name
+    for number, state in theirs.optimizer['state'].items():
+        assert torch.equal(ours.optimizer['state'][number]['momentum_buffer'], state['momentum_buffer'])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(('number', 'poll_interval', 'boundary'), [
+    (signal.SIGTERM, 1, False), (signal.SIGUSR1, 1000, True)])
+def test_a_stopped_run_resumes_to_equal_losses(
+        programs: ToyPrograms, tmp_path: Path, undisturbed: Path, number: signal.Signals, poll_interval: int,
+        boundary: bool) -> None:
+    folder = tmp_path / 'run'
+    runtime = {'precision': 'fp32', 'log_interval': 1, 'poll_interval': poll_interval}
+    assert signal_at_step(programs, folder, 11, number, runtime=runtime) == 75
+    position = read_checkpoint(CheckpointStore(folder).paths()[0]).position
+    assert (position.iteration == 0) == boundary
+    assert read_record(folder).outcome is Outcome.INTERRUPTED
+    assert number.name in read_record(folder).reason
+    started = next(event['time_ms'] for event in read_log(folder) if event['key'] == 'run_start')
+
+    statuses, errors = programs.run(folder, '--resume', **RECIPE, runtime=runtime)
+    assert statuses == [3], errors
+    assert_same_run(folder, undisturbed)
+    record = read_record(folder)
+    assert record.outcome is Outcome.ABORTED
+    assert [attempt.resumed_from_step for attempt in record.attempts] == [None, position.step]
+    events = read_log(folder)
+    assert [event['time_ms'] for event in events if event['key'] == 'run_start'] == [started]
+    assert [event['key'] for event in events].count('init_stop') == 1
+    assert [event['metadata']['epoch_num'] for event in events if event['key'] == 'epoch_start'] == [1, 2, 3, 4]
+    assert [event['metadata']['epoch_num'] for event in events if event['key'] == 'eval_accuracy'] == [1, 2, 3, 4]
+
+
+@pytest.mark.slow
+def test_a_killed_run_resumes_from_the_last_undamaged_checkpoint(
+        programs: ToyPrograms, tmp_path: Path, undisturbed: Path) -> None:
+    folder = tmp_path / 'run'
+    assert signal_at_step(programs, folder, 20, signal.SIGKILL) == -signal.SIGKILL
+    assert read_record(folder).outcome is Outcome.RUNNING
+    newest, before = CheckpointStore(folder).paths()
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.write_bytes(content)
+
+    statuses, errors = programs.run(folder, '--resume', **RECIPE)
+    assert statuses == [3], errors
+    assert f'{newest}: content does not match its checksum; falling back' in errors[0]
+    assert read_record(folder).attempts[1].resumed_from_step == int(before.stem.removeprefix('step_')) == 8
+    assert_same_run(folder, undisturbed)
+    tail = (folder / 'attempts' / '0.txt').read_text()
+    assert 'epoch_stop' in tail
+    assert '"step":' in (folder / 'attempts' / '0.jsonl').read_text()
