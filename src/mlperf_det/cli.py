@@ -21,6 +21,7 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
+    'accept': Command('mlperf_det.rfm.local_run', 'run the checks and the report, with telling exit codes'),
     'train': Command('mlperf_det.benchmarks.train_command', 'train a benchmark to its quality target'),
     'data': Command('mlperf_det.data.command', 'download, prepare, verify or generate a dataset'),
     'recipe': Command('mlperf_det.recipes.command', 'list, show or import recipes'),

@@ -53,6 +53,8 @@ class Evaluator:
     _scorer: AsyncScorer | None = None
     _expected: NDArray[np.int64] | None = None
     _inference_seconds: float = 0.0
+    _images: int = 0
+    _detections: int = 0
 
     def __post_init__(self) -> None:
         target = self.task.recipe.quality_target
@@ -83,6 +85,7 @@ class Evaluator:
         rows = self._gather(self._infer(model))
         self._inference_seconds = time.perf_counter() - started
         if self._scorer is not None and rows is not None:
+            self._images, self._detections = len(rows.seen_image_ids), len(rows.image_ids)
             self._scorer.submit(epoch, rows)
         self.pending = epoch
 
@@ -114,7 +117,7 @@ class Evaluator:
         self.log.stop_evaluation(scored.epoch, metrics)
         self.metrics.write(
             'evaluation', epoch=scored.epoch, metrics=metrics, target_met=met, scoring_seconds=scored.seconds,
-            inference_seconds=self._inference_seconds,
+            inference_seconds=self._inference_seconds, images=self._images, detections=self._detections,
             numbers={name: summary.numbers() for name, summary in scored.summaries.items()})
         return Verdict(epoch=scored.epoch, metrics=metrics, target_met=met)
 

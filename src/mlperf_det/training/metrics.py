@@ -8,8 +8,8 @@ kind            further fields
                 images_per_second (all ranks), data_wait_share (mean over ranks), warm_up (left out of steady_state)
 ``epoch``       epoch (from 1), complete (false: the run ended within it), rank, host, steps, seconds (whole epoch), and
                 the rank's seconds by phase: data_wait, step, evaluation, score_wait, checkpoint
-``evaluation``  epoch, metrics (metric -> AP), numbers (metric -> the twelve COCO numbers), scoring_seconds,
-                inference_seconds, target_met
+``evaluation``  epoch, metrics (metric -> AP), images and detections (how many were scored), target_met,
+                numbers (metric -> the twelve COCO numbers), inference_seconds, scoring_seconds
 ``checkpoint``  step, epoch, seconds, bytes
 ``steady_state``  first_step, last_step, images_per_second, data_wait_share, warm_up_steps: the windows after warm-up,
                 without evaluations and checkpoints; written once, at the end of an attempt

@@ -1,0 +1,47 @@
+"""ReFrame configuration of the machine you sit at: one partition, commands started directly.
+
+Everything a site may want to change here is explained in README.md of this folder.
+"""
+
+site_configuration = {
+    'systems': [
+        {
+            'name': 'local',
+            'descr': 'This machine',
+            'hostnames': ['.*'],
+            # Generated datasets are kept here between sessions; empty: beside the stage directory.
+            'resourcesdir': '.',
+            'partitions': [
+                {
+                    'name': 'default',
+                    'descr': 'Commands started directly',
+                    'scheduler': 'local',
+                    'launcher': 'local',
+                    'environs': ['builtin'],
+                    # Timings mean nothing when two trainings share the processors.
+                    'max_jobs': 1,
+                    # A machine with GPUs: uncomment, correct, and the throughput and convergence tiers appear.
+                    # 'features': ['gpu'],
+                    # 'devices': [{'type': 'gpu', 'model': 'NVIDIA H100', 'num_devices': 1}],
+                    # 'extras': {'datasets': '/data', 'backbones': '/data/backbones'},
+                },
+            ],
+        },
+    ],
+    'logging': [
+        {
+            'handlers_perflog': [
+                {
+                    'type': 'filelog',
+                    'prefix': '%(check_system)s/%(check_partition)s',
+                    'level': 'info',
+                    'format': '%(check_job_completion_time)s|%(check_result)s|%(check_display_name)s|'
+                              '%(check_job_nodelist)s|%(check_perfvalues)s',
+                    'format_perfvars': '%(check_perf_value)s|%(check_perf_unit)s|%(check_perf_ref)s|'
+                                       '%(check_perf_lower_thres)s|%(check_perf_upper_thres)s|',
+                    'append': True,
+                },
+            ],
+        },
+    ],
+}

@@ -1,0 +1,84 @@
+"""The reframe command on our checks: what users type works, without data, GPU or site configuration."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+def reframe(tmp_path: Path, *arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [Path(sys.executable).parent / 'reframe', '-c', CHECKOUT / 'checks', '--nocolor', f'--prefix={tmp_path}',
+         *arguments], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60,
+        env={**os.environ, **environment})
+
+
+def test_listing_needs_no_configuration_and_shows_the_smoke_tier_only(tmp_path: Path) -> None:
+    done = reframe(tmp_path, '-l')
+    assert done.returncode == 0
+    assert '- preflight_cpu' in done.stdout
+    assert '- ssd %tier=smoke %recipe=smoke' in done.stdout
+    assert 'throughput' not in done.stdout
+    assert 'WARNING' not in done.stdout
+
+
+def test_a_gpu_site_has_the_other_tiers(tmp_path: Path, site: Path) -> None:
+    done = reframe(tmp_path, '-C', site / 'site.py', '-l', '--warn-as-error')
+    assert done.returncode == 0
+    for case in ('tier=throughput %recipe=speed', 'tier=convergence %recipe=one-node', 'tier=smoke', 'preflight_gpu'):
+        assert case in done.stdout
+
+
+@pytest.mark.parametrize(('arguments', 'there', 'absent'), [
+    (['-t', '^throughput$'], 'tier=throughput', 'tier=smoke'), (['-t', 'preflight'], 'preflight_gpu', 'ssd %'),
+    (['-E', 'num_nodes == 1 and tier == "convergence"'], 'tier=convergence', 'tier=smoke'),
+    (['-n', 'ssd%recipe=speed'], 'recipe=speed', 'recipe=one-node')])
+def test_selection_works_as_users_expect(tmp_path: Path, site: Path, arguments: list[str], there: str,
+                                         absent: str) -> None:
+    done = reframe(tmp_path, '-C', site / 'site.py', '-l', *arguments)
+    assert there in done.stdout
+    assert absent not in done.stdout
+
+
+def test_dry_run_renders_all_scripts_without_data_or_gpu(tmp_path: Path, site: Path) -> None:
+    done = reframe(tmp_path, '-C', site / 'site.py', '--dry-run', '--keep-stage-files', '-S', 'ssd.seed=40',
+                   '-S', 'ssd.recipe_overrides=epochs=50 decay_epochs=[40,50]', HOME=str(tmp_path))
+    assert done.returncode == 0, done.stdout[-3000:]
+    scripts = {path.parent.parent.parent.name: path.read_text()
+               for path in tmp_path.glob('stage/lab/*/builtin/ssd_*/rfm_job.sh')}
+    gpu = scripts['gpu']
+    assert '-m torch.distributed.run --nproc-per-node=4 --standalone -m mlperf_det train ssd' in gpu
+    assert '--data /data/coco2017 --backbone /data/backbones/resnet34-333f7ec4.pth' in gpu
+    assert "--set epochs=50 --set 'decay_epochs=[40,50]'" in gpu
+    assert '--seed=$((40 + experiment))' in gpu
+    assert 'torch.distributed' not in scripts['cpu']
+    for script in tmp_path.glob('stage/lab/*/builtin/*/rfm_job.sh'):
+        subprocess.run(['bash', '-n', script], check=True)
+
+
+def test_unreadable_recipes_turn_a_case_of_every_selection_red(tmp_path: Path, site: Path) -> None:
+    (site / 'recipes.yaml').write_text('ssd: [oops\n')
+    done = reframe(tmp_path, '-C', site / 'site.py', '-r', '-t', '^convergence$',
+                   '-S', 'ssd.dataset.generator_arguments=--train 8 --val 4')
+    assert done.returncode == 1
+    assert 'recipes.yaml: not YAML' in done.stdout
+
+
+def test_a_container_changes_the_command_alone(tmp_path: Path) -> None:
+    done = reframe(tmp_path, '--dry-run', '--keep-stage-files', '-n', 'ssd',
+                   '-S', 'ssd.container_image=/images/det.sif', '-S', 'ssd.container_platform=Apptainer')
+    assert done.returncode == 0, done.stdout[-3000:]
+    script, = (path.read_text() for path in tmp_path.glob('stage/*/*/builtin/ssd_*/rfm_job.sh'))
+    assert '/images/det.sif python3 -m mlperf_det train ssd --recipe smoke' in script
+    assert ':ro"' in script
+
+
+@pytest.mark.parametrize('file', ['ssd.py', 'preflight.py'])
+def test_a_check_reads_as_data(file: str) -> None:
+    assert len((CHECKOUT / 'checks' / file).read_text().splitlines()) <= 120

@@ -1,0 +1,58 @@
+"""The lines that start ranks, and that the shell reads them as meant."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from mlperf_det.errors import UserError
+from mlperf_det.rfm import launch
+
+
+@pytest.mark.parametrize(('wanted', 'nodes', 'ranks', 'local', 'starter'), [
+    ('auto', 1, 1, True, 'bare'), ('auto', 1, 4, True, 'torchrun'), ('auto', 4, 4, False, 'tasks'),
+    ('auto', 1, 1, False, 'bare'), ('torchrun', 4, 4, False, 'torchrun'), ('tasks', 1, 1, True, 'tasks')])
+def test_the_starter_follows_from_geometry_and_launcher(
+        wanted: str, nodes: int, ranks: int, local: bool, starter: str) -> None:
+    assert launch.choose_starter(wanted, nodes=nodes, ranks_per_node=ranks, local_launcher=local) == starter
+
+
+@pytest.mark.parametrize(('wanted', 'nodes', 'ranks', 'local', 'cause'), [
+    ('mpirun', 1, 1, True, 'launch=mpirun: choose auto'), ('bare', 1, 4, False, 'starts one process'),
+    ('tasks', 1, 4, True, 'use launch=torchrun'), ('auto', 2, 1, True, 'one node')])
+def test_what_cannot_start_the_ranks_is_refused(wanted: str, nodes: int, ranks: int, local: bool, cause: str) -> None:
+    with pytest.raises(UserError, match=cause):
+        launch.choose_starter(wanted, nodes=nodes, ranks_per_node=ranks, local_launcher=local)
+
+
+def test_torchrun_on_one_node_needs_no_rendezvous() -> None:
+    geometry = launch.Geometry(nodes=1, ranks_per_node=4, starter='torchrun')
+    assert geometry.tasks_per_node == 1
+    assert launch.python_command(geometry, 'python3') == [
+        'python3', '-m', 'torch.distributed.run', '--nproc-per-node=4', '--standalone']
+    assert launch.rendezvous(geometry) == []
+
+
+def test_torchrun_on_several_nodes_meets_on_the_first() -> None:
+    geometry = launch.Geometry(nodes=2, ranks_per_node=4, starter='torchrun')
+    assert '--rdzv-endpoint="$RENDEZVOUS_HOST:29400"' in launch.python_command(geometry, 'python3')
+    assert any('export RENDEZVOUS_HOST=' in line for line in launch.rendezvous(geometry))
+
+
+def test_the_script_runs_each_experiment_with_its_own_words_and_records_its_end(tmp_path: Path) -> None:
+    words = launch.train_words('ssd', recipe='smoke', recipes_file=None, overrides=['a=$(touch hacked)'],
+                               data='/da ta', backbone=None, seed=5, extra=['--x', "o'x"], caches=True)
+    script = [*launch.open_experiments(2, 'true'), ' '.join(['printf "%s|"', *words]), 'status=$?',
+              *launch.close_experiments()]
+    done = subprocess.run(['bash', '-c', '\n'.join(script)], cwd=tmp_path, capture_output=True, text=True, check=True)
+    common = "-m|mlperf_det|train|ssd|--recipe|smoke|--set|a=$(touch hacked)|--data|/da ta|--x|o'x|--cache-cleared|"
+    assert done.stdout == (f'{common}--experiment=0|--seed=5|--output=run_0|'
+                           f'{common}--experiment=1|--seed=6|--output=run_1|')
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {'run_0.exit': '0\n', 'run_1.exit': '0\n'}
+
+
+def test_the_log_claims_cleared_caches_only_where_clearing_succeeded() -> None:
+    script = [*launch.open_experiments(1, 'false'), 'printf "<%s>" "$caches"', 'done']
+    assert subprocess.run(['bash', '-c', '\n'.join(script)], capture_output=True, text=True, check=True).stdout == '<>'

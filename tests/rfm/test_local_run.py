@@ -1,0 +1,140 @@
+"""Whole sessions of the real ReFrame, with small checks: what ReFrame lets pass by itself is red here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mlperf_det.rfm.local_run import Session, Verdict, judge, main, run_folders
+
+HEAD = '''
+import reframe as rfm
+import reframe.utility.sanity as sn
+from reframe.core.builtins import fixture, performance_function, run_after, run_before, sanity_function
+from mlperf_det.rfm.no_silent_pass import NoSilentPass
+
+
+class Base(rfm.RunOnlyRegressionTest, NoSilentPass):
+    valid_systems = ['*']
+    valid_prog_environs = ['*']
+    executable = 'echo'
+    executable_opts = ['speed 7']
+    reference_not_needed = 'a test'
+
+    @sanity_function
+    def nothing_to_ask(self):
+        return True
+'''
+GOOD = '''
+@rfm.simple_test
+class good(Base):
+    @performance_function('m/s')
+    def speed(self):
+        return sn.extractsingle(r'speed (\\d+)', self.stdout, 1, float)
+'''
+BROKEN_FIXTURE = '''
+class broken(Base):
+    executable = 'false'
+
+@rfm.simple_test
+class dependent(Base):
+    resource = fixture(broken, scope='session')
+'''
+FAULTS = {
+    'job exits non-zero': ("class c(Base):\n    executable = 'exit 3; echo'", 'quality target (exit code 3)'),
+    'later command hides the failure': (
+        "class c(Base):\n    executable = 'false'\n    postrun_cmds = ['true']", 'exit code 1'),
+    'process killed half-way': ("class c(Base):\n    executable = \"sh -c 'kill -9 $$'\"", 'killed by SIGKILL'),
+    'script killed half-way': (
+        "class c(Base):\n    executable = 'kill -9 $$;'", 'the job script was killed by SIGKILL'),
+    'script ends early': ("class c(Base):\n    executable = 'exit 0;'", 'the job script was cut short'),
+    'missing metric': (
+        "class c(Base):\n    @performance_function('m/s')\n    def speed(self):\n"
+        "        return sn.extractsingle(r'velocity (\\d+)', self.stdout, 1, float)", 'metric speed is missing'),
+    'metric not measured': ("class c(Base):\n    metrics_required = ['joules']", 'metric joules is missing'),
+    'missing reference': (
+        "class c(Base):\n    reference_not_needed = ''\n    @performance_function('m/s')\n    def speed(self):\n"
+        "        return 7.0", 'metric speed has no reference for local:default'),
+    'not a number': (
+        "class c(Base):\n    @performance_function('m/s')\n    def speed(self):\n        return float('inf')",
+        'metric speed is inf m/s'),
+    'wrong node count': ('class c(Base):\n    num_nodes = 2', '1 node(s), 2 were asked for'),
+}
+
+
+def session(tmp_path: Path, capfd: pytest.CaptureFixture[str], checks: str, *arguments: str) -> tuple[int, str]:
+    """Run a session over check code; return the exit status and the line that names the cause."""
+    (tmp_path / 'checks.py').write_text(HEAD + checks)
+    status = main(['-c', str(tmp_path / 'checks.py'), '-o', str(tmp_path / 'out'), '--no-report', *arguments])
+    lines = capfd.readouterr().out.splitlines()
+    return status, next(line for line in reversed(lines) if 'PASSED' in line and not line.startswith('['))
+
+
+def test_good_checks_pass(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert session(tmp_path, capfd, GOOD) == (Verdict.PASSED, 'PASSED: 1 cases ran and passed')
+    report = json.loads((tmp_path / 'out' / 'reframe-report.json').read_text())
+    assert report['runs'][0]['testcases'][0]['perfvalues']['local:default:speed'][0] == 7.0
+    assert report['runs'][0]['testcases'][0]['reference_not_needed'] == 'a test'
+
+
+def test_every_fault_is_red_and_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    code = ''
+    for number, (body, _) in enumerate(FAULTS.values()):
+        code += '\n@rfm.simple_test\n' + body.replace('class c(', f'class fault_{number}(') + '\n'
+    status, line = session(tmp_path, capfd, code)
+    assert status == Verdict.FAILED
+    assert line.startswith('NOT PASSED: fault_')
+    report = json.loads((tmp_path / 'out' / 'reframe-report.json').read_text())
+    cases = {case['name']: case for case in report['runs'][0]['testcases']}
+    for number, (fault, (_, cause)) in enumerate(FAULTS.items()):
+        case = cases[f'fault_{number}']
+        assert case['result'] == 'fail', fault
+        assert cause in case['fail_reason'], fault
+
+
+def test_a_dry_run_fires_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    code = ''.join('\n@rfm.simple_test\n' + body.replace('class c(', f'class fault_{number}(') + '\n'
+                   for number, (body, _) in enumerate(FAULTS.values()))
+    status, line = session(tmp_path, capfd, code, '--', '--dry-run')
+    assert (status, line) == (Verdict.PASSED, f'PASSED: {len(FAULTS)} cases were rendered, none was run (dry run)')
+
+
+@pytest.mark.parametrize(('code', 'arguments', 'status', 'cause'), [
+    pytest.param(GOOD, ['--', '-n', 'absent'], Verdict.NOTHING_RAN, 'nothing ran: no case matches', id='zero-cases'),
+    pytest.param(GOOD.replace("    @perf", "    valid_systems = ['nowhere']\n    @perf"), [], Verdict.NOTHING_RAN,
+                 'nothing ran', id='no-partition-fits'),
+    pytest.param(GOOD + '\nimport absent_module\n', [], Verdict.UNUSABLE, 'before any case ran', id='import-error'),
+    pytest.param(GOOD + "\n    @run_after('setup')\n    def leave(self):\n        self.skip('no licence')\n", [],
+                 Verdict.SKIPPED, '1 of 1 cases were skipped', id='skipped'),
+    pytest.param(BROKEN_FIXTURE, [], Verdict.FAILED, 'fixture broken', id='failing-fixture'),
+    pytest.param(GOOD, ['--', '--no-such-option'], Verdict.UNUSABLE, 'status 2', id='bad-option'),
+    pytest.param(GOOD.replace('class good(Base):', "class good(Base):\n    executable = 'sleep 60; echo'"),
+                 ['--timeout', '0.08'], Verdict.OUT_OF_TIME, 'ran out of time', id='out-of-time'),
+])
+def test_the_session_as_a_whole_is_judged(tmp_path: Path, capfd: pytest.CaptureFixture[str], code: str,
+                                          arguments: list[str], status: Verdict, cause: str) -> None:
+    found, line = session(tmp_path, capfd, code, *arguments)
+    assert (found, cause in line) == (status, True), line
+
+
+def test_an_unknown_result_is_not_a_pass() -> None:
+    assert judge(Session(status=0, cases=[{'name': 'x', 'result': '<unknown>'}]))[0] is Verdict.FAILED
+    assert judge(Session(status=1, cases=[{'name': 'x', 'result': 'pass'}]))[0] is Verdict.FAILED
+    assert judge(Session(status=0, cases=[{'name': 'x', 'result': 'pass', 'fixture': True}]))[0] is Verdict.NOTHING_RAN
+
+
+def test_an_expected_failure_is_mentioned() -> None:
+    verdict, line = judge(Session(status=0, cases=[{'name': 'x', 'result': 'xfail'}, {'name': 'y', 'result': 'pass'}]))
+    assert (verdict, line) == (Verdict.PASSED, '2 cases ran and passed, 1 of them fail as expected')
+
+
+def test_run_folders_come_from_output_or_stage(tmp_path: Path) -> None:
+    for place in ('output/good/run_0', 'stage/bad/run_0', 'stage/bad/run_1', 'stage/good/other'):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / 'run.json').touch()
+    cases = [{'outputdir': str(tmp_path / 'output/good'), 'stagedir': str(tmp_path / 'stage/good')},
+             {'outputdir': None, 'stagedir': str(tmp_path / 'stage/bad')}, {'stagedir': None}]
+    assert run_folders(cases) == [tmp_path / 'output/good/run_0', tmp_path / 'stage/bad/run_0',
+                                  tmp_path / 'stage/bad/run_1']
