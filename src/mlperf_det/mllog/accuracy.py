@@ -1,0 +1,56 @@
+"""What an ``eval_accuracy`` event says, in the five shapes that rounds v0.5 to v5.1 have used."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeGuard
+
+from mlperf_det.mllog.events import Event
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoggedAccuracy:
+    """One evaluation: metric (``bbox``, ``segm``) -> AP as a fraction, and the epoch number as logged."""
+
+    metrics: Mapping[str, float]
+    epoch: float | None
+    time_ms: float
+
+    def reaches(self, target: Mapping[str, float]) -> bool:
+        """Say whether every metric of a non-empty target is reached; a NaN or absent metric reaches nothing.
+
+        A value above 1 is no AP: percent logged by mistake must not count as success.
+        """
+        return bool(target) and all(
+            least <= self.metrics.get(metric, math.nan) <= 1 for metric, least in target.items())
+
+
+def read_accuracy(event: Event) -> LoggedAccuracy:
+    """Return the accuracy of an event; a value that is no number (text, null, another shape) is a NaN.
+
+    Shapes: a number; ``{"BBOX":, "SEGM":}``; the same under ``accuracy`` (v0.6 NVIDIA); ``[bbox, segm]`` (v0.6
+    Google); ``{"epoch":, "value":}`` (v0.5).
+    """
+    value = event.value
+    epoch = event.meta('epoch_num')
+    if isinstance(value, dict) and 'value' in value:
+        epoch, value = value.get('epoch', epoch), value['value']
+    if isinstance(value, dict) and 'accuracy' in value:
+        value = value['accuracy']
+    return LoggedAccuracy(metrics=_metrics(value), time_ms=event.time_ms, epoch=epoch if is_finite(epoch) else None)
+
+
+def _metrics(value: Any) -> dict[str, float]:
+    if isinstance(value, (list, tuple)):
+        value = dict(zip(('bbox', 'segm'), value, strict=False))
+    elif not isinstance(value, dict):
+        value = {'bbox': value}
+    return {str(name).lower(): float(number) if is_finite(number) else math.nan
+            for name, number in value.items()} or {'bbox': math.nan}
+
+
+def is_finite(value: Any) -> TypeGuard[int | float]:
+    """Say whether a JSON value is a number, neither NaN nor infinite."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
