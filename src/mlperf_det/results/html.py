@@ -1,0 +1,88 @@
+"""Build HTML and SVG from parts; everything that is not markup already is escaped."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Iterable
+
+
+class Markup(str):
+    """Text that is markup and must not be escaped again. Only this module makes it from foreign text."""
+
+    __slots__ = ()
+
+
+#: elements without content or end tag
+_VOID = frozenset({'meta', 'br', 'hr', 'link'})
+
+
+def escape(text: object) -> Markup:
+    """Return text as HTML shows it literally; control characters (terminal escapes, NUL) become visible escapes."""
+    if isinstance(text, Markup):
+        return text
+    visible = ''.join(char if char.isprintable() or char == '\n' else char.encode('unicode_escape').decode()
+                      for char in str(text))
+    return Markup(html.escape(visible, quote=True))
+
+
+def tag(name: str, /, *content: object, **attributes: object) -> Markup:
+    """Return an element.
+
+    Args:
+        name: of the element.
+        content: markup or text to be escaped; None and empty strings vanish.
+        attributes: a trailing underscore is dropped (``class_``), other underscores become hyphens; None: left out.
+    """
+    parts = [f'<{name}']
+    for key, value in attributes.items():
+        if value is not None:
+            parts.append(f' {key.rstrip("_").replace("_", "-")}="{escape(value)}"')
+    parts.append('>')
+    if name in _VOID:
+        return Markup(''.join(parts))
+    parts += [escape(part) for part in content if part is not None]
+    parts.append(f'</{name}>')
+    return Markup(''.join(parts))
+
+
+def join(parts: Iterable[Markup]) -> Markup:
+    """Return pieces of markup one after another."""
+    return Markup(''.join(parts))
+
+
+def raw(text: str) -> Markup:
+    """Mark text of our own (style sheets, path data) as markup; never pass it anything from a file."""
+    return Markup(text)
+
+
+def table(head: Iterable[object], rows: Iterable[Iterable[object]], *, caption: str,
+          numeric: Iterable[int] = ()) -> Markup:
+    """Return a table inside a box that scrolls by itself on a narrow screen.
+
+    Args:
+        head: the column titles.
+        rows: cells, text or markup.
+        caption: says what the table shows.
+        numeric: columns whose cells are aligned to the right.
+    """
+    right = set(numeric)
+
+    def cells(kind: str, row: Iterable[object]) -> Markup:
+        return join(tag(kind, cell, class_='n' if column in right else None, scope='col' if kind == 'th' else None)
+                    for column, cell in enumerate(row))
+
+    body = join(tag('tr', cells('td', row)) for row in rows)
+    return tag('div', tag('table', tag('caption', caption), tag('thead', tag('tr', cells('th', head))),
+                          tag('tbody', body)), class_='scroll', tabindex='0', role='region', aria_label=caption)
+
+
+def _breakable(name: object) -> Markup:
+    """Let a long name wrap after its underscores and dots."""
+    return Markup(re.sub(r'([_.])(?=\w)', r'\1<wbr>', escape(name)))
+
+
+def facts(pairs: Iterable[tuple[object, object]]) -> Markup:
+    """Return a list of names and values."""
+    return tag('dl', join(tag('div', tag('dt', _breakable(name)), tag('dd', value))
+                          for name, value in pairs), class_='facts')

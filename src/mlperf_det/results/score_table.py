@@ -1,0 +1,62 @@
+"""One row a group, under stable column names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from mlperf_det.mllog.collection import Collection, Log
+from mlperf_det.mllog.table import log_row
+from mlperf_det.results.groups import Group
+from mlperf_det.results.score import Score
+
+COLUMNS = (
+    'round', 'submitter', 'system', 'benchmark', 'model', 'shared_run_cluster', 'division', 'availability',
+    'number_of_nodes', 'accelerators_per_node', 'accelerators', 'accelerator_model_name', 'accelerator_class',
+    'framework', 'global_batch_size', 'n_logs', 'n_converged', 'best_minutes', 'worst_minutes', 'mean_minutes',
+    'stdev_minutes', 'olympic_minutes', 'scaling_factor', 'score_minutes', 'olympic_epochs', 'throughput_mean',
+    'throughput_train_only_mean', 'library_score', 'library_runs_used', 'library_rcp', 'library_rcp_norm', 'path',
+    'no_score_because',
+)
+_FROM_LOG = ('round', 'submitter', 'system', 'benchmark', 'model', 'division', 'availability', 'number_of_nodes',
+             'accelerators_per_node', 'accelerators', 'accelerator_model_name', 'accelerator_class', 'framework')
+
+
+def score_row(group: Group, score: Score, collection: Collection, cluster: str) -> dict[str, Any]:
+    """Return a group's score by column name; what there is not is None. Minutes and images per second."""
+    first = group.runs[0]
+    described = log_row(Log(path=first.log or first.source, summary=first.summary), collection)
+    batches = {run.batch for run in group.runs if run.batch is not None}
+    return {name: described.get(name) for name in _FROM_LOG} | {
+        'shared_run_cluster': cluster, 'path': str(group.folder),
+        'global_batch_size': ';'.join(str(batch) for batch in sorted(batches)),
+        'n_logs': score.runs, 'n_converged': score.converged, 'best_minutes': score.best, 'worst_minutes': score.worst,
+        'mean_minutes': score.mean, 'stdev_minutes': score.stdev, 'olympic_minutes': score.olympic,
+        'scaling_factor': score.scaling_factor, 'score_minutes': score.minutes, 'olympic_epochs': score.epochs,
+        'throughput_mean': score.throughput, 'throughput_train_only_mean': score.throughput_training,
+        'no_score_because': score.reason,
+    }
+
+
+def clusters_of_shared_runs(groups: Sequence[Group]) -> list[str]:
+    """Return for each group the name of the first group that it shares a run with; empty for one that shares none.
+
+    Submitters hand in the same runs under several systems and rounds; a run is recognised by its start and stop.
+    """
+    first_with: dict[tuple[float, float], int] = {}
+    parent = list(range(len(groups)))
+
+    def root(number: int) -> int:
+        while parent[number] != number:
+            number = parent[number]
+        return number
+
+    for number, group in enumerate(groups):
+        for run in group.runs:
+            if run.summary is None or run.summary.run_start_ms is None or run.summary.run_stop_ms is None:
+                continue
+            other = root(first_with.setdefault((run.summary.run_start_ms, run.summary.run_stop_ms), number))
+            mine = root(number)
+            parent[max(mine, other)] = min(mine, other)
+    roots = [root(number) for number in range(len(groups))]
+    return ['/'.join(groups[found].folder.parts[-4:]) if roots.count(found) > 1 else '' for found in roots]

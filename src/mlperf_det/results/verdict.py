@@ -1,0 +1,202 @@
+"""The verdict on a group of runs: one of seven states, a sentence that says why, and an exit code.
+
+==============  =========  =============================================================================================
+state           exit code  meaning
+==============  =========  =============================================================================================
+PASS            0          quality reached; performance as good as its references, where there are any
+PASS-SLOW       10         quality reached; slower than the reference, within its limit
+UNSTABLE        11         the runs disagree: more of them are needed before anything can be said
+FAIL-QUALITY    12         the quality target was missed, or the rules of the round were broken
+FAIL-PERF       13         quality reached; performance beyond the limit of a reference
+FAIL-INFRA      14         a run died, left no readable log, contradicts itself, or lacks a reference to judge it by
+NOT-RUN         15         there is no run
+==============  =========  =============================================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from types import MappingProxyType
+
+from mlperf_det.results.groups import Group
+from mlperf_det.results.performance import JUDGED, Judgement, Standing, judge_metric
+from mlperf_det.results.references import References
+from mlperf_det.results.run import Run, RunStatus
+from mlperf_det.results.score import LEAST_RUNS, Score, score_runs
+
+
+class State(str, Enum):
+    """What a verdict says."""
+
+    PASS = 'PASS'  # noqa: S105 - no password
+    PASS_SLOW = 'PASS-SLOW'  # noqa: S105
+    UNSTABLE = 'UNSTABLE'
+    FAIL_QUALITY = 'FAIL-QUALITY'
+    FAIL_PERF = 'FAIL-PERF'
+    FAIL_INFRA = 'FAIL-INFRA'
+    NOT_RUN = 'NOT-RUN'
+
+
+EXIT_CODES: Mapping[State, int] = MappingProxyType({
+    State.PASS: 0, State.PASS_SLOW: 10, State.UNSTABLE: 11, State.FAIL_QUALITY: 12, State.FAIL_PERF: 13,
+    State.FAIL_INFRA: 14, State.NOT_RUN: 15,
+})
+#: from best to worst: of several verdicts the worst is that of the whole
+SEVERITY = (State.PASS, State.PASS_SLOW, State.UNSTABLE, State.NOT_RUN, State.FAIL_PERF, State.FAIL_QUALITY,
+            State.FAIL_INFRA)
+_DIED = (RunStatus.INCOMPLETE, RunStatus.UNREADABLE)
+_MISSED = (RunStatus.ABORTED, RunStatus.DIVERGED)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """The verdict on one group.
+
+    Attributes:
+        title: of the group.
+        state: what is said.
+        cause: why, in one sentence.
+        marks: what sets the runs apart from a closed MLPerf run; they are part of the verdict.
+        notes: what the reader should know besides.
+        score: None without runs.
+        judgements: each judged metric against its reference.
+    """
+
+    title: str
+    state: State
+    cause: str
+    marks: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    score: Score | None = None
+    judgements: tuple[Judgement, ...] = ()
+
+    @property
+    def line(self) -> str:
+        """The verdict in one line, marks included."""
+        marks = f' [{", ".join(self.marks)}]' if self.marks else ''
+        return f'{self.state.value}{marks} {self.title}: {self.cause}'
+
+
+def not_run(cause: str) -> Verdict:
+    """Return the verdict for nothing."""
+    return Verdict(title='no run', state=State.NOT_RUN, cause=cause)
+
+
+def overall(verdicts: Sequence[Verdict]) -> State:
+    """Return the worst state; NOT-RUN for none."""
+    return max((verdict.state for verdict in verdicts), key=SEVERITY.index, default=State.NOT_RUN)
+
+
+def judge(group: Group, references: References | None = None, *, scaling_factor: float = 1.0,
+          findings: Mapping[str, Sequence[str]] = MappingProxyType({})) -> Verdict:
+    """Judge a group of runs.
+
+    Args:
+        group: the runs.
+        references: what performance is held against; None: performance is not judged, and the cause says so.
+        scaling_factor: of the group's ``scaling.json``.
+        findings: path of a log -> breaches of the rules of its round; they fail a closed run.
+    """
+    runs = group.runs
+    score = score_runs(runs, scaling_factor)
+    judgements = _judgements(runs, references)
+    state, cause = _state(runs, score, findings, judgements, references)
+    notes = [f'{run.source.name}: {run.status.value}, {run.reason}' for run in runs
+             if not (run.converged or run.finished_steps)]
+    notes += [judgement.sentence for judgement in judgements]
+    notes += [f'{judgement.more_runs} more run(s) would probably settle {judgement.metric}'
+              for judgement in judgements if judgement.more_runs]
+    return Verdict(title=group.title, state=state, cause=cause, marks=_marks(runs), notes=tuple(notes), score=score,
+                   judgements=judgements)
+
+
+def _state(runs: Sequence[Run], score: Score, findings: Mapping[str, Sequence[str]],
+           judgements: Sequence[Judgement], references: References | None) -> tuple[State, str]:
+    """Return the first state that holds, the gravest first, and its cause."""
+    return (_infrastructure(runs) or _quality(runs, score) or _rules(runs, findings)
+            or _performance(judgements, references, _summary(runs, score)))
+
+
+def _infrastructure(runs: Sequence[Run]) -> tuple[State, str] | None:
+    if not runs:
+        return State.NOT_RUN, 'there is no run to judge'
+    died = [run for run in runs if run.status in _DIED]
+    if died:
+        return State.FAIL_INFRA, f'{len(died)} of {len(runs)} run(s) did not end properly: {died[0].reason}'
+    contradicting = [run for run in runs if 'contradict' in run.reason or 'but run.json says' in run.reason]
+    if contradicting:
+        return State.FAIL_INFRA, contradicting[0].reason
+    return None
+
+
+def _quality(runs: Sequence[Run], score: Score) -> tuple[State, str] | None:
+    missed = [run for run in runs if run.status in _MISSED and not run.finished_steps]
+    if not missed:
+        return None
+    if len(missed) == 1 and len(runs) >= LEAST_RUNS:
+        return None    # the rules let one run fail: it counts as the slowest
+    first = f'{missed[0].status.value}, {missed[0].reason}'
+    if len(missed) == 1 and score.converged:
+        return State.UNSTABLE, (f'1 of {len(runs)} runs missed the target ({first}); '
+                                f'{LEAST_RUNS - len(runs)} more run(s) would settle it')
+    return State.FAIL_QUALITY, f'{len(missed)} of {len(runs)} run(s) missed the quality target: {first}'
+
+
+def _rules(runs: Sequence[Run], findings: Mapping[str, Sequence[str]]) -> tuple[State, str] | None:
+    for run in runs:
+        breaches = findings.get(str(run.log), ())
+        if breaches and run.division == 'closed' and run.converged:
+            return State.FAIL_QUALITY, f'{run.source.name} breaks the closed-division rules: {breaches[0]}'
+    return None
+
+
+def _performance(judgements: Sequence[Judgement], references: References | None,
+                 quality: str) -> tuple[State, str]:
+    by_standing = {judgement.standing: judgement for judgement in reversed(judgements)}
+    if references is None or not judgements:
+        return State.PASS, f'{quality}; performance is not judged (no references)'
+    for standing, state in ((Standing.BEYOND, State.FAIL_PERF), (Standing.UNDECIDED, State.UNSTABLE)):
+        if standing in by_standing:
+            return state, f'{quality}; {by_standing[standing].sentence}'
+    if Standing.NO_LIMIT in by_standing:
+        return State.FAIL_INFRA, by_standing[Standing.NO_LIMIT].sentence
+    judged = [judgement for judgement in judgements if judgement.standing is not Standing.NO_REFERENCE]
+    if not judged:
+        return State.FAIL_INFRA, judgements[0].sentence
+    if Standing.SLOW in by_standing:
+        return State.PASS_SLOW, f'{quality}; {by_standing[Standing.SLOW].sentence}'
+    return State.PASS, f'{quality}; {judged[0].sentence}'
+
+
+def _judgements(runs: Sequence[Run], references: References | None) -> tuple[Judgement, ...]:
+    if references is None or not runs:
+        return ()
+    place = runs[0].geometry
+    found = []
+    for metric, value_of in JUDGED.items():
+        values = [value for run in runs if run.converged or (run.finished_steps and metric != 'time_to_train')
+                  if (value := value_of(run)) is not None]
+        if values:
+            found.append(judge_metric(metric, values, references.lookup(
+                runs[0].benchmark, place.accelerator, place.nodes or 0, runs[0].precision or 'mixed', metric)))
+    return tuple(found)
+
+
+def _summary(runs: Sequence[Run], score: Score) -> str:
+    """Say in a few words what the runs reached."""
+    if all(run.finished_steps for run in runs):
+        return f'{len(runs)} run(s) did the steps they were asked for'
+    who = f'{score.converged} of {score.runs} runs' if score.runs > 1 else 'the run'
+    worst = min((run for run in runs if run.converged), key=lambda run: tuple(run.final_metrics.values()))
+    accuracy = ', '.join(f'{metric} AP {value:.4f} >= {worst.target.get(metric, 0):.4g}'
+                         for metric, value in worst.final_metrics.items() if metric in worst.target)
+    time = f' in {score.minutes:.2f} min (MLPerf score)' if score.minutes is not None else (
+        f' in {score.mean:.2f} min' if score.mean is not None else '')
+    return f'{who} reached the target ({accuracy}){time}'
+
+
+def _marks(runs: Sequence[Run]) -> tuple[str, ...]:
+    """Return the marks of any run, in their order of first occurrence."""
+    return tuple(dict.fromkeys(mark for run in runs for mark in run.deviations))

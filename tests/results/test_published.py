@@ -1,0 +1,98 @@
+"""All published logs at hand against their independently made truth: every column, text for text, no exceptions."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from mlperf_det.mllog.collection import Collection, collect
+from mlperf_det.mllog.table import COLUMNS, csv_bytes, log_row
+from mlperf_det.results import score_table
+from mlperf_det.results.groups import Group, group_runs
+from mlperf_det.results.judging import Judged
+from mlperf_det.results.reading import runs_in
+from mlperf_det.results.report import build_report
+from mlperf_det.results.run import RunStatus
+from mlperf_det.results.score import score_runs
+from mlperf_det.results.verdict import judge
+
+pytestmark = [pytest.mark.shared, pytest.mark.slow]
+Rows = dict[tuple[str, ...], dict[str, str]]
+
+
+@pytest.fixture(scope='session')
+def published(shared_data: Path) -> Collection:
+    return collect([shared_data / 'mlperf-logs'])
+
+
+@pytest.fixture(scope='session')
+def groups(published: Collection) -> list[Group]:
+    return group_runs(runs_in(published))
+
+
+def by_key(text: str, key: Sequence[str]) -> Rows:
+    rows = {tuple(row[name] for name in key): row for row in csv.DictReader(io.StringIO(text))}
+    assert rows
+    return rows
+
+
+def assert_equal(ours: Rows, truth: Rows, without: Sequence[str] = ()) -> None:
+    assert set(ours) == set(truth)
+    different = [(key, column, row[column], ours[key][column]) for key, row in truth.items() for column in row
+                 if column not in without and ours[key][column] != row[column]]
+    assert not different, (len(different), different[:10])
+
+
+def test_every_log(published: Collection, shared_data: Path) -> None:
+    key = ('round', 'submitter', 'system', 'benchmark', 'file')
+    ours = csv_bytes(COLUMNS, (log_row(log, published) for log in published.logs)).decode()
+    truth = (shared_data / 'mlperf-logs' / 'truth.csv').read_text()
+    assert len(published.logs) == 1311
+    assert_equal(by_key(ours, key), by_key(truth, key))
+
+
+def test_every_group(published: Collection, groups: list[Group], shared_data: Path) -> None:
+    key = ('round', 'submitter', 'system', 'benchmark')
+    factors = [published.scaling_factor(group.folder) for group in groups]
+    scores = [score_runs(group.runs, factor) for group, factor in zip(groups, factors, strict=True)]
+    rows = [score_table.score_row(group, score, published, name)
+            for group, score, name in zip(groups, scores, score_table.clusters_of_shared_runs(groups), strict=True)]
+    truth = (shared_data / 'mlperf-logs' / 'scores.csv').read_text()
+    # Which half a group was put into and what another collection lacks is not in the logs; library_* is tested beside.
+    assert_equal(by_key(csv_bytes(score_table.COLUMNS, rows).decode(), key), by_key(truth, key), without=[
+        'half', 'n_logs_not_in_snapshot', *(name for name in score_table.COLUMNS if name.startswith('library_'))])
+
+
+def test_published_logs_need_no_forgiveness(published: Collection) -> None:
+    assert {log.summary.forgiven for log in published.logs if log.summary} == {()}
+
+
+def test_states_of_all_runs(groups: list[Group]) -> None:
+    states = Counter(run.status for group in groups for run in group.runs)
+    assert states == {RunStatus.CONVERGED: 1302, RunStatus.DIVERGED: 7, RunStatus.ABORTED: 1, RunStatus.INCOMPLETE: 1}
+
+
+def test_the_report_of_all_groups_is_small_and_quick(published: Collection, groups: list[Group]) -> None:
+    verdicts = [judge(group, scaling_factor=published.scaling_factor(group.folder)) for group in groups]
+    page = build_report(Judged(groups=groups, verdicts=verdicts, findings={}))
+    assert len(groups) == 263
+    assert len(page) < 10e6 * len(groups) / 500
+    assert page.count(b'<section') == len(groups) + 1
+
+
+def test_the_library_agrees(shared_data: Path, tmp_path: Path) -> None:
+    import tarfile
+
+    from mlperf_det.results.library_score import COLUMNS as LIBRARY
+    from mlperf_det.results.library_score import library_columns
+    with tarfile.open(shared_data / 'mlperf-logs' / 'v5.0.tar.xz') as archive:
+        archive.extractall(tmp_path, [member for member in archive if 'tinybox' in member.name], filter='data')
+    group, = group_runs(runs_in(collect([tmp_path])))
+    truth = by_key((shared_data / 'mlperf-logs' / 'scores.csv').read_text(), ('system',))[('tinybox_green',)]
+    ours, = csv.DictReader(io.StringIO(csv_bytes(LIBRARY, [library_columns(group)]).decode()))
+    assert ours == {name: truth[name] for name in LIBRARY}

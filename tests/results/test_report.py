@@ -1,0 +1,199 @@
+"""The report: complete, self-contained, the same for the same input, and safe with whatever logs contain."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import xml.etree.ElementTree as ElementTree
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlperf_det.cli import main
+from mlperf_det.results.downsample import downsample
+from mlperf_det.results.html import escape, tag
+from mlperf_det.results.judging import judge_all
+from mlperf_det.results.report import build_report
+from mlperf_det.results.report_facts import suspects
+from mlperf_det.results.run import RankTime
+from mlperf_det.results.svg import Axis, Bar, Rule, Series, bar_chart, line_chart, ticks
+from mlperf_det.run_folder import Outcome
+from tests.results.conftest import FolderMaker, log_text, metrics_text
+
+
+class Outline(HTMLParser):
+    """Collects elements, headings, texts, and whatever a browser would load or run."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.open: list[str] = []
+        self.headings: list[int] = []
+        self.loaded: list[str] = []
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.text = ''
+        self.feed(page)
+
+    def handle_starttag(self, name: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append(name)
+        if name not in ('meta', 'br', 'hr', 'wbr'):
+            self.open.append(name)
+        if re.fullmatch('h[1-6]', name):
+            self.headings.append(int(name[1]))
+        for key, value in attributes:
+            if key in ('src', 'srcset', 'action', 'data', 'xlink:href') or key.startswith('on'):
+                self.loaded.append(f'{name} {key}={value}')
+            if key == 'href':
+                self.links.append(value or '')
+            if key == 'id':
+                self.ids.append(value or '')
+
+    def handle_endtag(self, name: str) -> None:
+        assert self.open.pop() == name
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def page_of(*paths: Path) -> str:
+    return build_report(judge_all(paths, None, published_rules=False)).decode()
+
+
+def test_the_page_is_whole_and_says_what_is_needed_to_repeat_the_run(make_run: FolderMaker, tmp_path: Path) -> None:
+    make_run(metrics=metrics_text(4, slow_rank=2), ranks=4)
+    page = Outline(page_of(tmp_path))
+    assert page.open == []
+    assert page.loaded == []
+    assert not {'script', 'link', 'img', 'iframe', 'object', 'base', 'form'} & set(page.tags)
+    assert len(page.ids) == len(set(page.ids))
+    assert page.headings[0] == 1
+    assert all(later <= earlier + 1 for earlier, later in zip(page.headings, page.headings[1:], strict=False))
+    for needed in ('PASS', 'smoke tier', 'random backbone', 'bbox AP over time', 'target 0.3', 'Training loss',
+                   'Throughput', 'Time breakdown', 'mlperf-det train ssd --seed 7', 'sha256:1234', '2.14.1',
+                   'Example CPU', 'learning_rate_per_32', 'rank 2 n1', 'suspects', 'fp32',
+                   'none: ran outside a container'):
+        assert needed in page.text, needed
+
+
+def test_the_same_runs_give_the_same_bytes(make_run: FolderMaker, tmp_path: Path) -> None:
+    make_run('run_0')
+    make_run('run_1', log=log_text(epoch_seconds=33))
+    outputs = [tmp_path / 'out_a', tmp_path / 'out_b']
+    for output in outputs:
+        assert main(['report', str(tmp_path / 'run_0'), str(tmp_path / 'run_1'), '-o', str(output)]) == 0
+    for name in ('report.html', 'runs.csv', 'summary.json'):
+        assert (outputs[0] / name).read_bytes() == (outputs[1] / name).read_bytes()
+    rows = list(csv.DictReader((outputs[0] / 'runs.csv').open()))
+    assert [row['time_to_train_seconds'] for row in rows] == ['90.0', '99.0']
+    summary = json.loads((outputs[0] / 'summary.json').read_text())
+    assert (summary['schema_version'], len(summary['groups'][0]['runs'])) == (1, 2)
+    assert sorted(path.name for path in outputs[0].iterdir()) == ['report.html', 'runs.csv', 'summary.json']
+
+
+HOSTILE = '</script><script>alert(1)</script><img src=x onerror=alert(2)>"\' \x1b[2J\x00\u202e&amp;'
+
+
+def test_texts_from_logs_and_records_stay_texts(make_run: FolderMaker, tmp_path: Path) -> None:
+    published = tmp_path / 'v5.0' / 'Sub' / '<b>sys' / 'ssd'
+    published.mkdir(parents=True)
+    (published / 'result_0.txt').write_text(log_text((0.1,), platform=HOSTILE, status='aborted'))
+    (published.parent / 'system.json').write_text(json.dumps({
+        'submitter': HOSTILE, 'number_of_nodes': 1, 'accelerators_per_node': 1, 'accelerator_model_name': HOSTILE}))
+    make_run(recipe={'name': HOSTILE}, runtime={'precision': HOSTILE, HOSTILE: 1}, command=('run', HOSTILE),
+             software={HOSTILE: HOSTILE}, reason=HOSTILE, outcome=Outcome.FAILED, environment={HOSTILE: HOSTILE},
+             dataset={'fingerprint': HOSTILE}, image={'path': HOSTILE}, metrics=metrics_text().replace('n0', '<i>n0'))
+    text = page_of(tmp_path)
+    page = Outline(text)
+    assert page.loaded == []
+    assert not {'script', 'img', 'b>sys'} & set(page.tags)
+    assert '<i>n0' in page.text
+    assert '\x1b' not in text
+    assert '\x00' not in text
+    assert '\u202e' not in text
+    assert 'alert(1)' in page.text
+
+
+@pytest.mark.parametrize('log', [log_text(()), log_text(status=None), 'nothing', '', log_text((float('nan'),))])
+def test_runs_with_little_in_them_still_make_a_page(make_run: FolderMaker, tmp_path: Path, log: str) -> None:
+    make_run(log=log, metrics='')
+    page = Outline(page_of(tmp_path))
+    assert page.open == []
+    assert 'FAIL' in page.text
+
+
+def test_without_any_run_the_page_says_so_and_the_command_fails(tmp_path: Path,
+                                                                capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(['report', str(tmp_path), '-o', str(tmp_path / 'out')]) == 1
+    assert 'NOT-RUN' in capsys.readouterr().out
+    assert 'NOT-RUN' in Outline((tmp_path / 'out' / 'report.html').read_text()).text
+
+
+def test_a_folder_that_cannot_be_written_is_the_users_error(make_run: FolderMaker, tmp_path: Path,
+                                                            capsys: pytest.CaptureFixture[str]) -> None:
+    make_run()
+    (tmp_path / 'file').write_text('')
+    assert main(['report', str(tmp_path / 'run_0'), '-o', str(tmp_path / 'file')]) == 2
+    assert 'cannot be written' in capsys.readouterr().err
+
+
+def test_links_lead_to_groups(make_run: FolderMaker, tmp_path: Path) -> None:
+    make_run('run_0')
+    make_run('run_1', recipe={'name': 'other'})
+    page = Outline(page_of(tmp_path))
+    assert page.links == ['#g0', '#g1']
+    assert {link[1:] for link in page.links} <= set(page.ids)
+
+
+def test_charts_are_well_formed_and_carry_their_data() -> None:
+    svg = line_chart('A & B', 'desc', [Series(name='<x>', points=[(0, 1), (1, 2)], tips=['first', 'second'])],
+                     Axis(title='x', low=0.0), Axis(title='y', low=0.0), [Rule(value=1.5, label='target')])
+    root = ElementTree.fromstring(svg)  # noqa: S314 - our own
+    assert root.attrib['aria-label'] == 'A & B. desc'
+    circles = list(root.iter('circle'))
+    assert [circle.findtext('title') for circle in circles] == ['first', 'second']
+    first, second = ((float(circle.attrib['cx']), float(circle.attrib['cy'])) for circle in circles)
+    assert first[0] < second[0]
+    assert first[1] > second[1]    # larger values are higher up
+    rule = next(element for element in root.iter('line') if 'target' in element.attrib['class'])
+    assert second[1] < float(rule.attrib['y1']) < first[1]
+
+
+def test_bars_are_as_long_as_their_values() -> None:
+    bars = [Bar(label='a', parts=[(1, 'p'), (3, 'q')]), Bar(label='b', parts=[(2, 'p')])]
+    root = ElementTree.fromstring(bar_chart('t', 'd', bars, 's'))  # noqa: S314 - our own
+    widths = [float(element.attrib['width']) for element in root.iter('rect')]
+    assert widths == pytest.approx([widths[0], widths[0] * 3, widths[0] * 2], rel=0.01)
+
+
+@given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6))
+def test_ticks_are_round_and_inside(low: float, span: float) -> None:
+    found = ticks(low, low + span)
+    assert len(found) <= 12
+    assert all(low - span * 1e-6 <= value <= low + span * (1 + 1e-6) for value in found)
+
+
+def test_thinned_curves_keep_ends_and_spikes() -> None:
+    points = [(float(x), 100.0 if x == 500 else 1.0) for x in range(1000)]
+    thin = downsample(points, 50)
+    assert len(thin) == 50
+    assert (thin[0], thin[-1]) == (points[0], points[-1])
+    assert (500.0, 100.0) in thin
+    assert downsample(points[:50], 50) == points[:50]
+
+
+def test_markup_is_escaped_once() -> None:
+    assert tag('p', '<&>', tag('b', 'x'), title='"') == '<p title="&quot;">&lt;&amp;&gt;<b>x</b></p>'
+    assert escape('\x1b[31m') == '\\x1b[31m'
+
+
+def test_a_suspect_stands_out_and_equal_ranks_have_none() -> None:
+    def ranks(*waits: float) -> list[RankTime]:
+        return [RankTime(rank=number, host='h', seconds=100, phases={'data_wait': wait})
+                for number, wait in enumerate(waits)]
+    assert suspects(ranks(1.0, 1.1, 0.9, 9.0), 'data_wait') == ['rank 3 h']
+    assert suspects(ranks(1.0, 1.01, 0.99, 1.02), 'data_wait') == []

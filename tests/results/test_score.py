@@ -1,0 +1,55 @@
+"""Scores by MLPerf's rule and ThaiSC's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mlperf_det.results.run import Run, RunStatus, Throughput
+from mlperf_det.results.score import jobs_per_day, result_seconds, scaling_efficiency, score_runs
+
+
+def runs(*minutes: float | None) -> list[Run]:
+    return [Run(source=Path('r'), status=RunStatus.CONVERGED if value else RunStatus.ABORTED, reason='',
+                time_to_train_seconds=(value or 1) * 60, epochs_to_target=value,
+                throughput=Throughput(overall=value)) for value in minutes]
+
+
+@pytest.mark.parametrize(('minutes', 'olympic'), [
+    ((5, 1, 3, 2, 4), 3), ((5, 1, 3, 2, 40), 10 / 3), ((1, 2, 3), 2), ((1, 2, 3, None), 2.5), ((1, 2, None), 2),
+    ((4, 3, None, 1, 2), 3), (tuple(range(1, 11)), 5.5), ((1, 2), None), ((1,), None), ((), None),
+    ((1, None, None), None), ((5, 4, 3, None, None), None), ((None,) * 5, None)])
+def test_fastest_and_slowest_are_dropped_and_one_may_fail(minutes: tuple[float | None, ...],
+                                                          olympic: float | None) -> None:
+    score = score_runs(runs(*minutes))
+    assert score.olympic == (None if olympic is None else pytest.approx(olympic, abs=1e-6))
+    assert bool(score.reason) == (olympic is None)
+    assert score.epochs == (None if olympic is None else pytest.approx(olympic, abs=1e-6))
+
+
+def test_the_scaling_factor_multiplies_the_score_alone() -> None:
+    score = score_runs(runs(1, 2, 3), 1.5)
+    assert (score.olympic, score.minutes, score.mean, score.stdev) == (2, 3, 2, 1)
+
+
+def test_published_results_in_jobs_a_day() -> None:
+    """Seconds of the RESULT lines of published v0.7 Mask R-CNN logs: one DGX-1, and four systems of eight A100."""
+    one = jobs_per_day([9186, 9253, 9229, 9331, 9262])
+    four = jobs_per_day([1676, 1782, 1767, 1658, 2017])
+    assert one is not None
+    assert four is not None
+    assert (one.seconds, round(one.jobs_per_day, 3)) == (9248, 9.343)
+    assert (round(four.seconds, 1), round(four.jobs_per_day, 2)) == (1741.7, 49.61)
+    assert jobs_per_day([1.0, None, None, 2.0, 3.0]) is None
+    assert jobs_per_day([10.0, None, 20.0]) is not None
+
+
+def test_the_last_result_line_counts() -> None:
+    log = b'RESULT,OBJECT_DETECTION,,407,nvidia,2018\n7: RESULT,OBJECT_DETECTION,,409.5,nvidia,2018\n'
+    assert result_seconds(log) == 409.5
+    assert result_seconds(b'RESULT,OTHER,,1,x') is None
+
+
+def test_scaling_efficiency() -> None:
+    assert scaling_efficiency((8, 1000), (64, 6000)) == pytest.approx(0.75)
