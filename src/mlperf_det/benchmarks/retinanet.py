@@ -1,0 +1,205 @@
+"""What the RetinaNet benchmark is: RetinaNet-ResNeXt50 on OpenImages (MLPerf Training v2.0 to v5.1), for the loop."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import nn
+
+from mlperf_det.data.annotations import Annotations, read_annotations
+from mlperf_det.data.backbone import VerifiedBackbone, identify_backbone, read_arrays
+from mlperf_det.data.batch import Batch
+from mlperf_det.data.layout import Dataset, open_dataset
+from mlperf_det.data.loader import ImageSource, evaluation_batches, steps_per_epoch, train_batches
+from mlperf_det.data.retinanet_input import RetinaNetTrainTransform, check_box_count, pad_boxes
+from mlperf_det.data.transforms import SquashTransform
+from mlperf_det.errors import UserError
+from mlperf_det.models.resnext_fpn import load_body
+from mlperf_det.models.retinanet import RETINANET_RESNEXT50, RETINANET_SMOKE, RetinaNet, RetinaNetArchitecture
+from mlperf_det.recipes.recipe import Recipe
+from mlperf_det.recipes.retinanet import RetinaNetRecipe
+from mlperf_det.training.task import Task
+
+_ARCHITECTURES: Mapping[str, RetinaNetArchitecture] = MappingProxyType({
+    'retinanet_resnext50': RETINANET_RESNEXT50,
+    'retinanet_smoke': RETINANET_SMOKE,
+})
+#: Fixed by the rules (PyTorch's defaults).
+ADAM_BETAS, ADAM_EPSILON = (0.9, 0.999), 1e-8
+#: Beginnings of parameter names in the order in which published logs list their tensors.
+_LOGGED_ORDER = ('backbone.fpn.extra_blocks.', 'backbone.body.', 'backbone.fpn.', 'head.classification_head.',
+                 'head.regression_head.bbox_reg.', 'head.regression_head.')
+
+
+def build_task(recipe: Recipe, data_root: Path, backbone: Path | None) -> RetinaNetTask:
+    """Return the task of a RetinaNet recipe on the dataset below ``data_root``.
+
+    Raises:
+        UserError: dataset, backbone file or number of classes does not fit the recipe.
+    """
+    if not isinstance(recipe, RetinaNetRecipe):
+        raise UserError(f'recipe {recipe.name}: is a {type(recipe).__name__}; benchmark retinanet needs a '
+                        'RetinaNetRecipe')
+    if recipe.pretrained_backbone and backbone is None:
+        raise UserError(f'recipe {recipe.name}: pretrained_backbone is true, but no weight file was given; '
+                        'fetch it with `mlperf-det data backbone resnext50` and name it')
+    if not recipe.pretrained_backbone and backbone is not None:
+        raise UserError(f'recipe {recipe.name}: pretrained_backbone is false, so {backbone} would be ignored; '
+                        'leave it out or set pretrained_backbone to true')
+    verified = None if backbone is None else identify_backbone('resnext50', backbone)
+    return RetinaNetTask(recipe, open_dataset(recipe.dataset, data_root), verified)
+
+
+class RetinaNetTask(Task):
+    """RetinaNet bound to a recipe, a verified dataset and a backbone file."""
+
+    static_graph = True
+    #: published logs count epochs from 0, and evaluations by the completed epochs
+    first_epoch_num = 0
+
+    def __init__(self, recipe: RetinaNetRecipe, dataset: Dataset, backbone: VerifiedBackbone | None) -> None:
+        self.recipe: RetinaNetRecipe = recipe
+        self._dataset = dataset
+        self._backbone = backbone
+        train, evaluation = dataset.split('train'), dataset.split('val')
+        annotations = read_annotations(train.annotations)
+        check_box_count(annotations, recipe.max_boxes)
+        # Images without boxes are trained on as well: all background.
+        self._train_source = ImageSource(annotations, train.image_root, drop_empty=False)
+        self._evaluation_source = ImageSource(
+            read_annotations(evaluation.annotations), evaluation.image_root, drop_empty=False)
+        self.train_samples = len(self._train_source)
+        self.eval_samples = len(self._evaluation_source)
+        scored = self._evaluation_source.annotations
+        if not _same_categories(annotations, scored):
+            raise UserError(f'{train.annotations}: its categories differ from those of {evaluation.annotations}; '
+                            'prepare both splits from one source')
+        self._category_ids = tuple(int(category) for category in scored.category_ids)
+        self.architecture = _architecture(recipe.architecture, scored)
+        size = self.architecture.image_size
+        self._train_transform = RetinaNetTrainTransform(size)
+        self._evaluation_transform = SquashTransform(size, antialias=False)
+
+    def build_model(self) -> RetinaNet:
+        """Return the network with its backbone weights loaded, or drawn at random if the recipe says so."""
+        model = RetinaNet(self.architecture)
+        if self._backbone is not None:
+            arrays = {name: torch.from_numpy(array) for name, array in read_arrays(self._backbone).items()}
+            load_body(model.backbone.body, arrays, source=str(self._backbone.path))
+        return model
+
+    def build_optimizer(self, model: nn.Module, implementation: Mapping[str, bool]) -> torch.optim.Optimizer:
+        """Return Adam with one group of the parameters that are trained, without weight decay."""
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        return torch.optim.Adam(trained, lr=self.recipe.base_learning_rate, betas=ADAM_BETAS, eps=ADAM_EPSILON,
+                                weight_decay=0, **implementation)
+
+    def learning_rates(self, step: int) -> tuple[float]:
+        """Return the rate of step ``step`` (from 0): linear warm-up, then constant."""
+        return (self.recipe.learning_rate(step, self.steps_per_epoch()),)
+
+    def steps_per_epoch(self) -> int:
+        """Return the optimiser steps of one epoch."""
+        return steps_per_epoch(self.train_samples, self.recipe.local_batch_size, self.recipe.world_size)
+
+    def train_batches(self, *, epoch: int, skip: int, rank: int, world_size: int, seed: int) -> Iterable[Batch]:
+        """Yield this rank's batches of one epoch; compiled code gets them in one shape."""
+        batches = train_batches(
+            self._train_source, self._train_transform, epoch=epoch, skip=skip, rank=rank, world_size=world_size,
+            seed=seed, batch_size=self.recipe.local_batch_size, workers=self.recipe.runtime.loader_workers)
+        if self.recipe.runtime.compile == 'off':
+            return batches
+        return (pad_boxes(batch, self.recipe.max_boxes) for batch in batches)
+
+    def evaluation_batches(self, *, rank: int, world_size: int) -> Iterable[Batch]:
+        """Yield this rank's share of the validation images."""
+        return evaluation_batches(
+            self._evaluation_source, self._evaluation_transform, rank=rank, world_size=world_size,
+            batch_size=self.recipe.eval_batch_size, workers=self.recipe.runtime.loader_workers)
+
+    def evaluates_after(self, epoch: int) -> bool:
+        """Every epoch."""
+        return True
+
+    def before_evaluation(self, model: nn.Module) -> None:
+        """Nothing: all norms are frozen."""
+
+    @property
+    def annotations(self) -> Path:
+        """Annotation file of the validation split."""
+        return self._dataset.split('val').annotations
+
+    @property
+    def category_ids(self) -> tuple[int, ...]:
+        """Original category id of each contiguous index."""
+        return self._category_ids
+
+    @property
+    def iou_types(self) -> tuple[str, ...]:
+        """Boxes only."""
+        return ('bbox',)
+
+    def mllog_hyperparameters(self) -> list[tuple[str, Any]]:
+        """Return the hyperparameter events in the order of the published v5.0 logs; samples are counted in images."""
+        recipe = self.recipe
+        return [
+            ('local_batch_size', recipe.local_batch_size),
+            ('global_batch_size', recipe.global_batch_size),
+            ('epoch_count', recipe.epochs),
+            ('first_epoch_num', self.first_epoch_num),
+            ('opt_name', 'adam'),
+            ('opt_base_learning_rate', recipe.base_learning_rate),
+            ('opt_weight_decay', 0),
+            ('opt_learning_rate_warmup_epochs', recipe.warmup_epochs),
+            ('opt_learning_rate_warmup_factor', recipe.warmup_factor),
+            ('gradient_accumulation_steps', 1),
+            ('train_samples', self.train_samples),
+            ('eval_samples', self.eval_samples),
+        ]
+
+    def initialized_tensors(self, model: nn.Module) -> list[str]:
+        """Return the parameters' names as the rules of rounds v2.0 and v2.1 list them, in the order of the logs."""
+        return mlperf_tensor_names(model)
+
+    def dataset_record(self) -> Mapping[str, Any]:
+        """Return card, root, fingerprint and counts of the dataset."""
+        return self._dataset.record()
+
+    def backbone_record(self) -> Mapping[str, Any] | None:
+        """Return published file name and SHA-256 of the backbone weights; None when drawn at random."""
+        if self._backbone is None:
+            return None
+        return {'file': self._backbone.published_as, 'sha256': self._backbone.sha256}
+
+
+def mlperf_tensor_names(model: nn.Module) -> list[str]:
+    """Return all parameters' names, prefixed ``module.`` as in the rules, in the order of the published logs."""
+    def rank(name: str) -> int:
+        return next(index for index, beginning in enumerate(_LOGGED_ORDER) if name.startswith(beginning))
+
+    return [f'module.{name}' for name in sorted((name for name, _ in model.named_parameters()), key=rank)]
+
+
+def _same_categories(train: Annotations, evaluation: Annotations) -> bool:
+    return (tuple(train.category_ids) == tuple(evaluation.category_ids)
+            and train.category_names == evaluation.category_names)
+
+
+def _architecture(name: str, annotations: Annotations) -> RetinaNetArchitecture:
+    """Return the named architecture; the reduced one takes as many classes as the data have."""
+    architecture = _ARCHITECTURES[name]
+    ids = [int(category) for category in annotations.category_ids]
+    if name == 'retinanet_smoke':
+        return dataclasses.replace(architecture, num_classes=len(ids))
+    if len(ids) != architecture.num_classes:
+        raise UserError(f'{annotations.path}: has {len(ids)} categories, {name} has {architecture.num_classes}; '
+                        'give the annotations of the MLPerf subset')
+    if ids != list(range(len(ids))):
+        raise UserError(f'{annotations.path}: category ids run from {min(ids)} to {max(ids)}, not from 0 to '
+                        f'{len(ids) - 1} in order; run `mlperf-det data prepare openimages-mlperf`, which renumbers')
+    return architecture
