@@ -15,7 +15,6 @@ from mlperf_det.recipes.retinanet import (
     EVAL_SAMPLES,
     TRAIN_SAMPLES,
     builtin_recipes,
-    closed_rule_findings,
     smoke_recipe,
 )
 
@@ -27,7 +26,7 @@ def test_builtin_recipes_can_run_and_published_ones_are_legal(name: str) -> None
     check(recipe)
     if name != 'smoke':
         assert recipe.division is Division.CLOSED
-        assert closed_rule_findings(recipe) == []
+        assert recipe.closed_rule_breaches() == []
         nodes, accelerators, batch = map(int, name.rpartition('-')[2].split('x'))
         assert (recipe.nodes, recipe.accelerators_per_node, recipe.local_batch_size) == (nodes, accelerators, batch)
 
@@ -93,7 +92,7 @@ def test_what_cannot_run_or_breaks_a_rule_is_refused(assignments: list[str], mes
 
 
 def test_an_open_recipe_says_what_it_breaks() -> None:
-    findings = closed_rule_findings(smoke_recipe())
+    findings = smoke_recipe().closed_rule_breaches()
     assert len(findings) == 4
     assert all(any(finding.startswith(key) for finding in findings)
                for key in ('architecture', 'pretrained_backbone', 'dataset', 'quality_target'))

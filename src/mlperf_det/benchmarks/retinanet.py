@@ -152,6 +152,7 @@ class RetinaNetTask(Task):
             ('global_batch_size', recipe.global_batch_size),
             ('epoch_count', recipe.epochs),
             ('first_epoch_num', self.first_epoch_num),
+            ('weights_initialization', None),  # takes the tensors' place in the order of these logs
             ('opt_name', 'adam'),
             ('opt_base_learning_rate', recipe.base_learning_rate),
             ('opt_weight_decay', 0),

@@ -93,6 +93,11 @@ class Recipe:
         """Images in one optimiser step over all ranks."""
         return self.world_size * self.local_batch_size
 
+    @property
+    def submission_benchmark(self) -> str:
+        """Name of the benchmark in MLPerf logs of the recipe's round."""
+        return self.benchmark
+
     def problems(self) -> list[str]:
         """Return what makes the recipe impossible to run, each as ``field: what is wrong``."""
         counts = ('nodes', 'accelerators_per_node', 'local_batch_size', 'eval_batch_size', 'epochs',

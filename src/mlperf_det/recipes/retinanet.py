@@ -94,11 +94,6 @@ class RetinaNetRecipe(Recipe):
         ]
 
 
-def closed_rule_findings(recipe: RetinaNetRecipe) -> list[str]:
-    """Return what the closed division forbids of a recipe, each as ``key: value, but the rule``; empty if nothing."""
-    return recipe.closed_rule_breaches()
-
-
 class _Published(NamedTuple):
     """A submitted configuration: geometry, rate, limits. Minutes are of one run, or our bound where none is known."""
 

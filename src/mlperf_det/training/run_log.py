@@ -22,7 +22,7 @@ class Submission:
 
 def open_run(log: MLPerfLog, recipe: Recipe, submission: Submission, *, cache_cleared: bool) -> None:
     """Say who runs what and begin ``init``; ``cache_clear`` only if somebody vouches for it."""
-    log.event(keys.SUBMISSION_BENCHMARK, recipe.benchmark)
+    log.event(keys.SUBMISSION_BENCHMARK, recipe.submission_benchmark)
     log.event(keys.SUBMISSION_ORG, submission.org)
     log.event(keys.SUBMISSION_DIVISION, recipe.division.value)
     log.event(keys.SUBMISSION_STATUS, submission.status)
@@ -44,10 +44,15 @@ class RunLog:
         """State seed, hyperparameters and initialised tensors, and what an open run does differently."""
         log = self._log
         log.event(keys.SEED, seed)
-        for key, value in self._task.mllog_hyperparameters():
-            log.event(key, value)
-        for tensor in tensors:
-            log.event(keys.WEIGHTS_INITIALIZATION, None, {keys.TENSOR: tensor})
+        hyperparameters = list(self._task.mllog_hyperparameters())
+        if keys.WEIGHTS_INITIALIZATION not in dict(hyperparameters):
+            hyperparameters.append((keys.WEIGHTS_INITIALIZATION, None))
+        for key, value in hyperparameters:
+            if key != keys.WEIGHTS_INITIALIZATION:
+                log.event(key, value)
+                continue
+            for tensor in tensors:
+                log.event(key, None, {keys.TENSOR: tensor})
         backbone = self._task.backbone_record()
         log.event('backbone_initialization', 'pretrained' if backbone else 'random', backbone)
         if recipe.division is Division.OPEN:

@@ -109,7 +109,10 @@ class Task(Protocol):
         ...
 
     def mllog_hyperparameters(self) -> Sequence[tuple[str, Any]]:
-        """Return the hyperparameter events of the MLPerf log, in order, logged before ``init_stop``."""
+        """Return the hyperparameter events of the MLPerf log, in order, logged before ``init_stop``.
+
+        The events of `initialized_tensors` follow them, or take the place of an entry ``weights_initialization``.
+        """
         ...
 
     def initialized_tensors(self, model: nn.Module) -> Sequence[str]:
