@@ -159,8 +159,8 @@ def test_hyperparameters_are_those_of_the_published_logs() -> None:
     events = schedule_of(builtin_recipes()['nvidia-b200-1x8x32']).mllog_hyperparameters()
     assert events == [
         ('local_batch_size', 32), ('global_batch_size', 256), ('epoch_count', 8), ('first_epoch_num', 0),
-        ('opt_name', 'adam'), ('opt_base_learning_rate', 8.5e-5), ('opt_weight_decay', 0),
-        ('opt_learning_rate_warmup_epochs', 0), ('opt_learning_rate_warmup_factor', 0.001),
+        ('weights_initialization', None), ('opt_name', 'adam'), ('opt_base_learning_rate', 8.5e-5),
+        ('opt_weight_decay', 0), ('opt_learning_rate_warmup_epochs', 0), ('opt_learning_rate_warmup_factor', 0.001),
         ('gradient_accumulation_steps', 1), ('train_samples', 1_170_301), ('eval_samples', 24_781)]
 
 
