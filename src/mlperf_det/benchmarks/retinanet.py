@@ -19,6 +19,7 @@ from mlperf_det.data.loader import ImageSource, evaluation_batches, steps_per_ep
 from mlperf_det.data.retinanet_input import RetinaNetTrainTransform, check_box_count, pad_boxes
 from mlperf_det.data.transforms import SquashTransform
 from mlperf_det.errors import UserError
+from mlperf_det.models.frozen_batch_norm import calibrate_frozen_norms
 from mlperf_det.models.resnext_fpn import load_body
 from mlperf_det.models.retinanet import RETINANET_RESNEXT50, RETINANET_SMOKE, RetinaNet, RetinaNetArchitecture
 from mlperf_det.recipes.recipe import Recipe
@@ -91,6 +92,8 @@ class RetinaNetTask(Task):
         if self._backbone is not None:
             arrays = {name: torch.from_numpy(array) for name, array in read_arrays(self._backbone).items()}
             load_body(model.backbone.body, arrays, source=str(self._backbone.path))
+        else:
+            calibrate_frozen_norms(model, model.outputs, image_size=self.architecture.image_size)
         return model
 
     def build_optimizer(self, model: nn.Module, implementation: Mapping[str, bool]) -> torch.optim.Optimizer:

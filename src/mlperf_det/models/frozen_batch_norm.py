@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ class FrozenBatchNorm2d(nn.Module):
     def __init__(self, channels: int, *, eps: float = 1e-5) -> None:
         super().__init__()
         self.eps = eps
+        self.calibrating = False
         self.register_buffer('weight', torch.ones(channels))
         self.register_buffer('bias', torch.zeros(channels))
         self.register_buffer('running_mean', torch.zeros(channels))
@@ -46,6 +48,15 @@ class FrozenBatchNorm2d(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
         self.fold()
 
+    @torch.no_grad()
+    def adopt_statistics(self, x: Tensor) -> None:
+        """Take mean and variance of each channel of (N, C, H, W) as the fixed ones."""
+        variance, mean = torch.var_mean(x.float(), dim=(0, 2, 3))
+        self.running_mean.copy_(mean)
+        # A dead channel stays dead instead of becoming the loudest.
+        self.running_var.copy_(variance.where(variance > 0, 1.0))
+        self.fold()
+
     def extra_repr(self) -> str:
         """Return what ``repr`` shows in the parentheses."""
         return f'{len(self.weight)}, eps={self.eps}'
@@ -58,5 +69,30 @@ def conv_frozen_norm(x: Tensor, conv: nn.Conv2d, norm: FrozenBatchNorm2d) -> Ten
     normalisation costs in each direction; and under autocast the activations keep the compute dtype, which a float32
     scale would promote.
     """
+    if norm.calibrating:
+        norm.adopt_statistics(F.conv2d(x, conv.weight, None, conv.stride, conv.padding, conv.dilation, conv.groups))
     filters = conv.weight * norm.scale[:, None, None, None]
     return F.conv2d(x, filters, norm.shift, conv.stride, conv.padding, conv.dilation, conv.groups)
+
+
+@torch.no_grad()
+def calibrate_frozen_norms(model: nn.Module, forward: Callable[[Tensor], object], *, image_size: int) -> None:
+    """Give the frozen norms of an untrained network the statistics that its activations have.
+
+    Published weights bring their statistics. Random ones have none, and a deep residual network whose norms do nothing
+    hardly learns. One pass over made-up images of smooth noise sets every norm, from the input on; no data are read.
+
+    Args:
+        model: the network that holds the norms.
+        forward: maps (N, 3, S, S) uint8 images through all of them.
+        image_size: S, pixels.
+    """
+    norms = [module for module in model.modules() if isinstance(module, FrozenBatchNorm2d)]
+    noise = [F.interpolate(torch.rand(8, 3, cells, cells), size=(image_size, image_size), mode='bilinear')
+             for cells in (3, 12, 48)]
+    images = (255 * torch.stack(noise).mean(dim=0)).to(torch.uint8)
+    for norm in norms:
+        norm.calibrating = True
+    forward(images)
+    for norm in norms:
+        norm.calibrating = False

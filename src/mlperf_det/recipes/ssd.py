@@ -149,6 +149,6 @@ def smoke_recipe() -> SsdRecipe:
     """Return the recipe that trains a reduced SSD on generated scenes in minutes on two CPU cores."""
     return SsdRecipe(
         name='smoke', tier=Tier.SMOKE, division=Division.OPEN, architecture='ssd_smoke', dataset='generated-coco',
-        pretrained_backbone=False, local_batch_size=16, eval_batch_size=32, epochs=60, walltime_minutes=15,
-        learning_rate_per_32=0.1, warmup_epochs=1.0, decay_epochs=(40, 50), evaluation_interval=1,
-        quality_target={'bbox': 0.30})
+        pretrained_backbone=False, local_batch_size=16, eval_batch_size=32, epochs=32, walltime_minutes=15,
+        learning_rate_per_32=0.02, warmup_epochs=1.0, decay_epochs=(16, 24), evaluation_interval=2,
+        quality_target={'bbox': 0.28})
