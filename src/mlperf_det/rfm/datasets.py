@@ -23,8 +23,8 @@ from mlperf_det.rfm.no_silent_pass import NoSilentPass
 #: Where generated datasets are kept between sessions, before the system's ``resourcesdir`` and ReFrame's stage folder.
 CACHE_VARIABLE = 'MLPERF_DET_CACHE'
 #: Cards of datasets that ``mlperf-det data generate`` makes; all others are the site's own.
-GENERATED = ('generated-coco',)
-INSTALLED = ('coco2017',)
+GENERATED = ('generated-coco', 'generated-openimages')
+INSTALLED = ('coco2017', 'openimages-mlperf')
 
 
 @dataclass(frozen=True, kw_only=True)
