@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from mlperf_det.data.annotations import Annotations, read_annotations
+from mlperf_det.data.annotation_cache import read_cached
+from mlperf_det.data.annotations import Annotations
 from mlperf_det.data.backbone import VerifiedBackbone, identify_backbone, read_arrays
 from mlperf_det.data.batch import Batch
 from mlperf_det.data.layout import Dataset, open_dataset
@@ -68,12 +69,13 @@ class RetinaNetTask(Task):
         self._dataset = dataset
         self._backbone = backbone
         train, evaluation = dataset.split('train'), dataset.split('val')
-        annotations = read_annotations(train.annotations)
+        annotations = read_cached(train.annotations, train.annotations_sha256)
         check_box_count(annotations, recipe.max_boxes)
         # Images without boxes are trained on as well: all background.
         self._train_source = ImageSource(annotations, train.image_root, drop_empty=False)
         self._evaluation_source = ImageSource(
-            read_annotations(evaluation.annotations), evaluation.image_root, drop_empty=False)
+            read_cached(evaluation.annotations, evaluation.annotations_sha256), evaluation.image_root,
+            drop_empty=False)
         self.train_samples = len(self._train_source)
         self.eval_samples = len(self._evaluation_source)
         scored = self._evaluation_source.annotations

@@ -6,6 +6,7 @@ Masks are not read here: they are large, only one benchmark needs them, and they
 from __future__ import annotations
 
 import mmap
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -78,7 +79,7 @@ class Annotations:
     image_ids: NDArray[np.int64]
     heights: NDArray[np.int64]
     widths: NDArray[np.int64]
-    file_names: tuple[str, ...]
+    file_names: Sequence[str]
     category_ids: NDArray[np.int64]
     category_names: tuple[str, ...]
     offsets: NDArray[np.int64]

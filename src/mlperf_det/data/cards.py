@@ -61,13 +61,16 @@ class Member:
 
 @dataclass(frozen=True, kw_only=True)
 class SplitCard:
-    """One split: image folder and annotation file relative to the root, and what they must contain."""
+    """One split: image folder and annotation file relative to the root, and what they must contain.
+
+    The counts of annotated images and of annotations are None where nobody published them.
+    """
 
     images: str
     annotations: str
     image_count: int
-    annotated_image_count: int
-    annotation_count: int
+    annotated_image_count: int | None
+    annotation_count: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +104,7 @@ class Card:
             found += [f'splits.{name}.{key}: {value!r} must be a path below the root'
                       for key, value in (('images', split.images), ('annotations', split.annotations))
                       if not is_relative(value)]
-            if not 0 <= split.annotated_image_count <= split.image_count or split.image_count < 1:
+            if not 0 <= (split.annotated_image_count or 0) <= split.image_count or split.image_count < 1:
                 found.append(f'splits.{name}: annotated_image_count ({split.annotated_image_count}) must lie between 0 '
                              f'and image_count ({split.image_count})')
         for remote in self.files:
@@ -114,8 +117,80 @@ class Card:
         return found
 
 
+@dataclass(frozen=True, kw_only=True)
+class SourceFile:
+    """A published file that is kept as it is, at its place in the dataset's folder.
+
+    Attributes:
+        path: place relative to the root.
+        url: the publisher's address.
+        bytes: size; None where no source states it.
+        sha256: None where nobody published one; then the first download records what it got.
+    """
+
+    path: str
+    url: str
+    bytes: int | None = None
+    sha256: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenImagesSplit(SplitCard):
+    """One split of an Open Images subset; paths are relative to the root.
+
+    Attributes:
+        boxes: CSV of all boxes of the release.
+        class_list: CSV of machine ids and display names of all classes of the release, with or without a header.
+        image_list: CSV of the images that may be used, first column ``ImageID``; None: every image with boxes.
+        image_url: address of the folder of ``<ImageID>.jpg``; empty: not offered for download.
+        sources: the published files.
+    """
+
+    boxes: str
+    class_list: str
+    image_list: str | None = None
+    image_url: str = ''
+    sources: tuple[SourceFile, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectClass:
+    """A class: Open Images' machine id, which never changes, and its display name, which releases have changed."""
+
+    mid: str
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenImagesCard(Card):
+    """A subset of Open Images: the images with a box of at least one of its classes.
+
+    ``classes`` are in the order of their category ids, from 0.
+    """
+
+    splits: Mapping[str, OpenImagesSplit]
+    classes: tuple[ObjectClass, ...]
+
+    def problems(self) -> list[str]:
+        """See `Card.problems`."""
+        found = super().problems()
+        if len(self.classes) != self.categories:
+            found.append(f'classes: {len(self.classes)} are listed, categories is {self.categories}')
+        for what in ('mid', 'name'):
+            values = [getattr(each, what) for each in self.classes]
+            found += [f'classes: {what} {value!r} occurs more than once'
+                      for value in sorted({value for value in values if values.count(value) > 1})]
+        for name, split in self.splits.items():
+            paths = [split.boxes, split.class_list, split.image_list, *(source.path for source in split.sources)]
+            found += [f'splits.{name}: {path!r} must be a path below the root'
+                      for path in paths if path is not None and not is_relative(path)]
+            found += [f'splits.{name}.sources: {source.path}: sha256 is not 64 hexadecimal digits'
+                      for source in split.sources if source.sha256 is not None and not is_hex(source.sha256, 64)]
+        return found
+
+
 #: kind -> its card; a kind with facts of its own derives from `Card`
-CARD_TYPES: Mapping[str, type[Card]] = MappingProxyType({'coco': Card})
+CARD_TYPES: Mapping[str, type[Card]] = MappingProxyType({'coco': Card, 'openimages': OpenImagesCard})
 
 
 def load_card(name: str, root: Path | None = None) -> Card:

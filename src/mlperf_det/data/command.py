@@ -15,7 +15,7 @@ import msgspec
 from mlperf_det.errors import UserError
 
 if TYPE_CHECKING:
-    from mlperf_det.data.cards import Card
+    from mlperf_det.data.cards import Card, OpenImagesCard
     from mlperf_det.data.verify import Verification
 
 
@@ -38,11 +38,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     action = _add(actions, 'download', 'fetch, check and unpack a dataset', _run_by_kind)
     _add_dataset(action)
     action.add_argument('--split', action='append', default=[], help='fetch only what this split needs (repeatable)')
-    action.add_argument('--file', action='append', default=[], help='fetch this file of the card instead (repeatable)')
+    action.add_argument('--file', action='append', default=[], help='fetch this file of the card alone (repeatable)')
     action.add_argument('--mirror', metavar='URL', help='folder with the same files: http, https or file address')
     action.add_argument('--keep-archives', action='store_true', help='keep the archives after unpacking them')
+    action.add_argument('--connections', type=_positive, default=16, metavar='N',
+                        help='images fetched at a time, where a dataset has no archives (default %(default)s)')
 
-    action = _add(actions, 'prepare', 'trim the annotations to what training reads', _run_by_kind)
+    action = _add(actions, 'prepare', 'make the annotation files that training reads', _run_by_kind)
     _add_dataset(action)
     action.add_argument('--keep-keys', action=argparse.BooleanOptionalAction, default=True,
                         help='keep all annotation keys; without, those of the training split are cut to four')
@@ -71,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     origin.add_argument('--mirror', metavar='URL', help='folder with the same file: http, https or file address')
     action.add_argument('--export', choices=('npz', 'safetensors'), help='also write the arrays in this form')
 
-    action = _add(actions, 'generate', 'render a synthetic COCO dataset', _generate)
+    action = _add(actions, 'generate', 'render a synthetic dataset', _generate)
     action.add_late = _add_generate_arguments
 
 
@@ -147,6 +149,41 @@ def _verify_coco(card: Card, args: argparse.Namespace) -> int:
     from mlperf_det.data.verify import verify_coco
 
     result = verify_coco(card, args.root, quick=args.quick, workers=args.workers, splits=args.split)
+    return _say_verification(result, args)
+
+
+def _download_openimages(card: Card, args: argparse.Namespace) -> int:
+    from mlperf_det.data.openimages_download import download_openimages
+
+    download_openimages(_openimages(card), args.root, splits=args.split, files=args.file, mirror=args.mirror,
+                        connections=args.connections, report=_say)
+    return 0
+
+
+def _prepare_openimages(card: Card, args: argparse.Namespace) -> int:
+    from mlperf_det.data.openimages_prepare import prepare_openimages
+
+    for prepared in prepare_openimages(_openimages(card), args.root, workers=args.workers, report=_say):
+        counts = '' if prepared.images is None else f', {prepared.images:,} images, {prepared.boxes:,} boxes'
+        _say(f'{prepared.path}: {prepared.action}{counts}')
+    return 0
+
+
+def _verify_openimages(card: Card, args: argparse.Namespace) -> int:
+    from mlperf_det.data.openimages_verify import verify_openimages
+
+    result = verify_openimages(_openimages(card), args.root, quick=args.quick, workers=args.workers, splits=args.split)
+    return _say_verification(result, args)
+
+
+def _openimages(card: Card) -> OpenImagesCard:
+    from mlperf_det.data.cards import OpenImagesCard
+
+    assert isinstance(card, OpenImagesCard)  # by its kind
+    return card
+
+
+def _say_verification(result: Verification, args: argparse.Namespace) -> int:
     _say(_as_json(result) if args.json else _as_text(result))
     return 1 if result.problems else 0
 
@@ -198,4 +235,7 @@ _BY_KIND: Mapping[tuple[str, str], Callable[[Card, argparse.Namespace], int]] = 
     ('coco', 'download'): _download_coco,
     ('coco', 'prepare'): _prepare_coco,
     ('coco', 'verify'): _verify_coco,
+    ('openimages', 'download'): _download_openimages,
+    ('openimages', 'prepare'): _prepare_openimages,
+    ('openimages', 'verify'): _verify_openimages,
 })

@@ -24,7 +24,7 @@ _CHUNK = 1 << 20
 _TIMEOUT_SECONDS = 60
 _SCHEMES = ('http', 'https', 'file')
 #: answers after which trying again helps
-_TRANSIENT_STATUS = (408, 425, 429, 500, 502, 503, 504)
+TRANSIENT_STATUS = (408, 425, 429, 500, 502, 503, 504)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +164,7 @@ def _request(url: str, stream: IO[bytes], size: int | None, progress: Progress) 
     except urllib.error.HTTPError as error:
         if error.code == 416 and have:
             return kept  # nothing is missing; the check decides
-        if error.code in _TRANSIENT_STATUS:
+        if error.code in TRANSIENT_STATUS:
             raise _TransientError(f'the server answers {error.code} {error.reason}') from error
         raise UserError(f'{url}: the server answers {error.code} {error.reason}') from error
     except urllib.error.URLError as error:

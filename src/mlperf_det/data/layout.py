@@ -71,6 +71,7 @@ class Split:
         name: 'train' or 'val'.
         image_root: folder that the file names of the annotations are relative to.
         annotations: COCO annotation file for boxes (trimmed where ``data prepare`` was run).
+        annotations_sha256: of that file, as `open_dataset` has checked it.
         source: the publisher's annotation file, with masks and true areas.
         images: image records.
         annotated_images: images that at least one annotation names.
@@ -80,6 +81,7 @@ class Split:
     name: str
     image_root: Path
     annotations: Path
+    annotations_sha256: str
     source: Path
     images: int
     annotated_images: int
@@ -222,8 +224,8 @@ def _open_split(name: str, found: SplitManifest, card: str, root: Path) -> Split
     image_root = root / found.image_root
     if not image_root.is_dir():
         raise UserError(f'{image_root}: the image folder is absent; ' + _verify_first(card, root))
-    return Split(name=name, image_root=image_root, annotations=path, source=source, images=found.images,
-                 annotated_images=found.annotated_images, annotation_count=found.annotations)
+    return Split(name=name, image_root=image_root, annotations=path, annotations_sha256=chosen.sha256, source=source,
+                 images=found.images, annotated_images=found.annotated_images, annotation_count=found.annotations)
 
 
 def _verify_first(card: str, root: Path) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from torch import Tensor
 
 from mlperf_det.data.annotations import Annotations
 from mlperf_det.data.batch import Batch
@@ -24,22 +25,35 @@ MIRROR_PROBABILITY = 0.5
 
 @dataclass(frozen=True)
 class RetinaNetTrainTransform:
-    """Mirror with probability 1/2 and squash to a square of ``image_size`` pixels (see `transforms.Transform`)."""
+    """Mirror with probability 1/2 and squash to a square of ``image_size`` pixels (see `transforms.Transform`).
+
+    Attributes:
+        image_size: side of the result, pixels.
+        mirror_probability: 0 for evaluation.
+    """
 
     image_size: int
+    mirror_probability: float = MIRROR_PROBABILITY
 
     def __call__(self, image: NDArray[np.uint8], boxes: NDArray[np.float64], labels: NDArray[np.int64],
                  rng: np.random.Generator) -> Sample:
         """See `transforms.Transform`."""
+        mirrored, targets, kept = self.targets(boxes, labels, rng)
+        # Mirrored after the resize, when there is less to move; the filter is symmetric.
+        pixels = squash(image, self.image_size, antialias=False)
+        return pixels.flip(-1) if mirrored else pixels, targets, kept
+
+    def targets(self, boxes: NDArray[np.float64], labels: NDArray[np.int64], rng: np.random.Generator
+                ) -> tuple[bool, Tensor, Tensor]:
+        """Return whether the image is mirrored, and its boxes and labels as in a sample; the pixels are not needed."""
         boxes = boxes.clip(0, 1)
         kept = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
         boxes = boxes[kept]
-        # Mirrored after the resize, when there is less to move; the filter is symmetric.
-        pixels = squash(image, self.image_size, antialias=False)
-        if rng.random() < MIRROR_PROBABILITY:
-            pixels, boxes = pixels.flip(-1), mirror(boxes)
+        mirrored = bool(rng.random() < self.mirror_probability)
+        if mirrored:
+            boxes = mirror(boxes)
         in_pixels = torch.from_numpy((boxes * self.image_size).astype(np.float32))
-        return pixels, in_pixels, torch.from_numpy(labels[kept])
+        return mirrored, in_pixels, torch.from_numpy(labels[kept])
 
 
 def check_box_count(annotations: Annotations, max_boxes: int) -> None:

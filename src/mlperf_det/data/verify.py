@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -69,8 +69,8 @@ class Verification:
 
 
 @dataclass
-class _SplitReport:
-    """What the checks of one split gather."""
+class SplitReport:
+    """What the checks of one split gather; ``images`` are the paths and sizes that its fingerprint covers."""
 
     name: str
     problems: list[Finding] = field(default_factory=list)
@@ -79,14 +79,20 @@ class _SplitReport:
     manifest: SplitManifest | None = None
 
     def problem(self, message: str, examples: Sequence[str] = ()) -> None:
+        """Add what makes the dataset unusable."""
         self.problems.append(_finding(self.name, message, examples))
 
     def notice(self, message: str, examples: Sequence[str] = ()) -> None:
+        """Add what is unusual, with the behaviour that it meets."""
         self.notices.append(_finding(self.name, message, examples))
 
 
-def verify_coco(card: Card, root: Path, *, quick: bool = False, workers: int = 1,
-                splits: Sequence[str] = ()) -> Verification:
+#: (card, root, annotations, digest of their file, report) -> None: what a kind of dataset checks besides
+FurtherCheck = Callable[[Card, Path, Annotations, FileDigest, SplitReport], None]
+
+
+def verify_coco(card: Card, root: Path, *, quick: bool = False, workers: int = 1, splits: Sequence[str] = (),
+                further: FurtherCheck | None = None) -> Verification:
     """Check annotations and images of a dataset; write the manifest if all is good, else remove an earlier one.
 
     Checked are: size and SHA-256 of annotation files that the card knows, the counts of the card, unknown images in
@@ -99,12 +105,14 @@ def verify_coco(card: Card, root: Path, *, quick: bool = False, workers: int = 1
         quick: read only the headers of images instead of decoding them.
         workers: processes that read images.
         splits: splits to verify; empty: all.
+        further: called for each split whose annotations could be read, after the checks above.
 
     Raises:
         UserError: an unknown split, or the manifest cannot be written.
     """
     root = root.absolute()
-    reports = [_verify_split(card, name, root, decode=not quick, workers=workers) for name in splits or card.splits]
+    reports = [_verify_split(card, name, root, decode=not quick, workers=workers, further=further)
+               for name in splits or card.splits]
     result = Verification(
         card=card.name, root=root, images_decoded=not quick,
         problems=tuple(problem for report in reports for problem in report.problems),
@@ -123,9 +131,10 @@ def verify_coco(card: Card, root: Path, *, quick: bool = False, workers: int = 1
                         ) from error
 
 
-def _verify_split(card: Card, name: str, root: Path, *, decode: bool, workers: int) -> _SplitReport:
+def _verify_split(card: Card, name: str, root: Path, *, decode: bool, workers: int,
+                  further: FurtherCheck | None) -> SplitReport:
     split = card.split(name)
-    report = _SplitReport(name)
+    report = SplitReport(name)
     path = root / split.annotations
     try:
         source = digest(path, root)
@@ -135,6 +144,8 @@ def _verify_split(card: Card, name: str, root: Path, *, decode: bool, workers: i
         report.problem(str(error))
         return report
     _check_annotations(card, split, truth, report)
+    if further is not None:
+        further(card, root, truth, source, report)
     prepared = _check_prepared(truth, path, root, report)
     folder = root / split.images
     if not folder.is_dir():
@@ -151,7 +162,7 @@ def _verify_split(card: Card, name: str, root: Path, *, decode: bool, workers: i
     return report
 
 
-def _check_digest(card: Card, source: FileDigest, report: _SplitReport) -> None:
+def _check_digest(card: Card, source: FileDigest, report: SplitReport) -> None:
     expected = card.members.get(source.path)
     if expected is None:
         return
@@ -161,14 +172,14 @@ def _check_digest(card: Card, source: FileDigest, report: _SplitReport) -> None:
         report.problem(f'{source.path}: SHA-256 is {source.sha256}, the card states {expected.sha256}')
 
 
-def _check_annotations(card: Card, split: SplitCard, truth: Annotations, report: _SplitReport) -> None:
+def _check_annotations(card: Card, split: SplitCard, truth: Annotations, report: SplitReport) -> None:
     annotated = int((truth.boxes_per_image > 0).sum())
     counts = (('images', len(truth), split.image_count),
               ('images with boxes', annotated, split.annotated_image_count),
               ('annotations', _annotation_count(truth), split.annotation_count),
               ('categories', len(truth.category_ids), card.categories))
     for what, found, expected in counts:
-        if found != expected:
+        if expected is not None and found != expected:
             report.problem(f'{split.annotations}: has {found:,} {what}, the card states {expected:,}')
     if not truth.scorable:
         report.problem(f'{split.annotations}: annotations lack area or iscrowd, so they cannot be scored; '
@@ -182,7 +193,7 @@ def _check_annotations(card: Card, split: SplitCard, truth: Annotations, report:
         report.notice(f'images without boxes ({len(truth) - annotated:,}), not trained on, counted in evaluation')
 
 
-def _check_prepared(truth: Annotations, source: Path, root: Path, report: _SplitReport) -> FileDigest | None:
+def _check_prepared(truth: Annotations, source: Path, root: Path, report: SplitReport) -> FileDigest | None:
     """Compare the trimmed annotation file, if there is one, with its source."""
     path = prepared_path(source)
     if not path.is_file():
@@ -206,7 +217,7 @@ def _check_prepared(truth: Annotations, source: Path, root: Path, report: _Split
     return found
 
 
-def _check_images(folder: Path, findings: Sequence[ImageFinding], report: _SplitReport) -> None:
+def _check_images(folder: Path, findings: Sequence[ImageFinding], report: SplitReport) -> None:
     by_problem: dict[str, list[str]] = defaultdict(list)
     by_notice: dict[str, list[str]] = defaultdict(list)
     for finding in findings:

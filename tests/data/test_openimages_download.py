@@ -1,0 +1,279 @@
+"""Downloading a subset: exactly its images, many at a time, resumed, checked, and polite to the source."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from mlperf_det.cli import main
+from mlperf_det.data import openimages_download
+from mlperf_det.data.cards import OpenImagesCard, SourceFile, load_card, write_card
+from mlperf_det.data.fetch import Retries
+from mlperf_det.data.generate import GeneratorSettings
+from mlperf_det.data.openimages_download import download_openimages
+from mlperf_det.data.openimages_generate import CARD_NAME, generate_openimages
+from mlperf_det.data.openimages_prepare import prepare_openimages
+from mlperf_det.data.openimages_verify import verify_openimages
+from mlperf_det.errors import UserError
+
+QUICK = Retries(attempts=3, pause_seconds=0.001)
+
+
+class Server(ThreadingHTTPServer):
+    """Serves a folder and counts; `busy` answers come first, `broken` paths are cut, `tag` adds what S3 states."""
+
+    daemon_threads = True
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(('127.0.0.1', 0), Handler)
+        self.folder = folder
+        self.requests: Counter[str] = Counter()
+        self.connections = 0
+        self.busy = 0
+        self.retry_after = '0'
+        self.broken: set[str] = set()
+        self.wrong_md5: set[str] = set()
+        self.lock = threading.Lock()
+        self.active = self.most_active = 0
+        self.seconds = 0.0
+        self.url = f'http://127.0.0.1:{self.server_address[1]}'
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+    protocol_version = 'HTTP/1.1'
+
+    def setup(self) -> None:
+        super().setup()
+        with self.server.lock:
+            self.server.connections += 1
+
+    def do_GET(self) -> None:
+        server = self.server
+        with server.lock:
+            server.requests[self.path] += 1
+            server.active += 1
+            server.most_active = max(server.most_active, server.active)
+            busy = server.busy > 0
+            server.busy -= busy
+        time.sleep(server.seconds)
+        with server.lock:
+            server.active -= 1
+        path = server.folder / self.path.lstrip('/')
+        if busy or not path.is_file():
+            self.send_response(503 if busy else 404)
+            self.send_header('Retry-After', server.retry_after)
+            self.send_header('Content-Length', '0')
+            self.end_headers()
+            return
+        content = path.read_bytes()
+        self.send_response(200)
+        if path.suffix == '.jpg':
+            served = b'' if path.name in server.wrong_md5 else content
+            tag = hashlib.md5(served, usedforsecurity=False).hexdigest()
+            self.send_header('ETag', f'"{tag}"')
+            self.send_header('x-amz-request-id', '1')
+        if path.name in server.broken:
+            content = content[:len(content) // 2]
+        self.send_header('Content-Length', str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture(scope='module')
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the publisher offers: a subset's files and, besides, images that do not belong to it."""
+    root = tmp_path_factory.mktemp('published') / 'scenes'
+    generate_openimages(GeneratorSettings(train=30, val=10, seed=2), root, workers=1)
+    for number in range(5):
+        (root / 'train' / 'data' / f'{number:016x}.jpg').write_bytes(b'\xff\xd8\xff not of the subset \xff\xd9')
+    return root
+
+
+@pytest.fixture
+def server(published: Path) -> Iterator[Server]:
+    running = Server(published)
+    thread = threading.Thread(target=running.serve_forever, args=(0.01,))
+    thread.start()
+    yield running
+    running.shutdown()
+    thread.join()
+    running.server_close()
+
+
+def card_at(url: str, published: Path) -> OpenImagesCard:
+    """The card of the published files, with their addresses and sizes."""
+    card = load_card(CARD_NAME, published)
+    assert isinstance(card, OpenImagesCard)
+    splits = {}
+    for name, split in card.splits.items():
+        paths = [split.class_list, split.image_list, split.boxes]
+        sources = tuple(SourceFile(path=path, url=f'{url}/{path}', bytes=(published / path).stat().st_size)
+                        for path in paths if path)
+        splits[name] = replace(split, sources=sources, image_url=f'{url}/{split.images}')
+    return replace(card, splits=splits)
+
+
+def images(root: Path) -> set[str]:
+    return {path.name for path in (root / 'train' / 'data').iterdir()}
+
+
+def subset_of(published: Path) -> set[str]:
+    return {name for name in images(published) if not name.startswith('000000000000000')}
+
+
+def test_exactly_the_subset_is_fetched_and_can_be_trained_on(server: Server, published: Path, tmp_path: Path) -> None:
+    card, lines = card_at(server.url, published), []
+    download_openimages(card, tmp_path, report=lines.append, retries=QUICK)
+    assert images(tmp_path) == subset_of(published)
+    for name in images(tmp_path):
+        assert (tmp_path / 'train' / 'data' / name).read_bytes() == (published / 'train' / 'data' / name).read_bytes()
+    assert any('nobody published its checksum, so sha256' in line for line in lines)
+    prepare_openimages(card, tmp_path)
+    assert not verify_openimages(card, tmp_path).problems
+    before = server.requests.total()
+    download_openimages(card, tmp_path, report=lines.append, retries=QUICK)
+    assert server.requests.total() == before, 'nothing is fetched twice'
+    assert any('sha256 as recorded' in line for line in lines)
+
+
+def test_a_download_continues_where_it_ended(server: Server, published: Path, tmp_path: Path) -> None:
+    card = card_at(server.url, published)
+    download_openimages(card, tmp_path, splits=['train'], retries=QUICK)
+    gone = sorted(images(tmp_path))[:3]
+    for name in gone:
+        (tmp_path / 'train' / 'data' / name).unlink()
+    server.requests.clear()
+    lines: list[str] = []
+    download_openimages(card, tmp_path, splits=['train'], report=lines.append, retries=QUICK)
+    assert server.requests == Counter({f'/train/data/{name}': 1 for name in gone})
+    assert '3 to fetch' in lines[-1]
+
+
+def test_connections_are_bounded_and_kept_open(server: Server, published: Path, tmp_path: Path) -> None:
+    server.seconds = 0.01
+    card = card_at(server.url, published)
+    for source in card.splits['train'].sources:
+        (tmp_path / source.path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / source.path).write_bytes((published / source.path).read_bytes())
+    download_openimages(card, tmp_path, splits=['train'], connections=3, retries=QUICK)
+    assert server.most_active == 3
+    assert server.connections == 3 < server.requests.total()
+
+
+def test_a_busy_server_is_asked_again_later(server: Server, published: Path, tmp_path: Path) -> None:
+    card = card_at(server.url, published)
+    download_openimages(card, tmp_path, files=[source.path for source in card.splits['train'].sources], retries=QUICK)
+    server.busy, server.retry_after = 1, '1'
+    began = time.monotonic()
+    download_openimages(card, tmp_path, splits=['train'], connections=1, retries=QUICK)
+    assert time.monotonic() - began >= 1, 'the pause that the server asked for'
+    assert images(tmp_path) == subset_of(published)
+
+
+def test_a_server_that_stays_busy_ends_the_download_and_says_how_to_go_on(
+        server: Server, published: Path, tmp_path: Path) -> None:
+    card = card_at(server.url, published)
+    download_openimages(card, tmp_path, files=[source.path for source in card.splits['train'].sources], retries=QUICK)
+    server.busy = 10_000
+    with pytest.raises(UserError, match=r'answers 503.*gave up after 3 attempts; \d+ images are left. Run the same'):
+        download_openimages(card, tmp_path, splits=['train'], retries=QUICK)
+    assert images(tmp_path) == set()
+    server.busy = 0
+    download_openimages(card, tmp_path, splits=['train'], retries=QUICK)
+    assert images(tmp_path) == subset_of(published)
+
+
+@pytest.mark.parametrize('kind', ['broken', 'wrong_md5'])
+def test_damaged_images_are_not_kept(server: Server, published: Path, tmp_path: Path, kind: str) -> None:
+    name = min(subset_of(published))
+    getattr(server, kind).add(name)
+    with pytest.raises(UserError, match=name):
+        download_openimages(card_at(server.url, published), tmp_path, splits=['train'], connections=2, retries=QUICK)
+    assert server.requests[f'/train/data/{name}'] == QUICK.attempts
+    assert name not in images(tmp_path)
+    assert not [found for found in images(tmp_path) if found.endswith('.part')]
+
+
+def test_a_source_without_the_images_is_not_asked_for_all_of_them(
+        server: Server, published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openimages_download, '_MOST_NOT_OFFERED', 4)
+    card = card_at(server.url, published)
+    away = replace(card.splits['train'], image_url=f'{server.url}/nowhere')
+    with pytest.raises(UserError, match=r'nowhere: lacks 5 or more of \d+ images .* fetch them with --mirror'):
+        download_openimages(replace(card, splits={'train': away}), tmp_path, connections=1, retries=QUICK)
+    assert sum(path.startswith('/nowhere') for path in server.requests) == 5
+
+
+def test_a_missing_image_is_named_and_the_others_are_fetched(server: Server, published: Path, tmp_path: Path) -> None:
+    card = card_at(server.url, published)
+    mirror = tmp_path / 'mirror'
+    for name in subset_of(published) - {min(subset_of(published))}:
+        (mirror / 'train' / 'data').mkdir(parents=True, exist_ok=True)
+        (mirror / 'train' / 'data' / name).write_bytes((published / 'train' / 'data' / name).read_bytes())
+    root = tmp_path / 'root'
+    download_openimages(card, root, files=[source.path for source in card.splits['train'].sources], retries=QUICK)
+    for source in card.splits['train'].sources:
+        (mirror / source.path).parent.mkdir(parents=True, exist_ok=True)
+        (mirror / source.path).write_bytes((published / source.path).read_bytes())
+    with pytest.raises(UserError, match=f'lacks 1 of .*{min(subset_of(published))}'):
+        download_openimages(card, root, splits=['train'], mirror=mirror.as_uri(), retries=QUICK)
+    assert images(root) == subset_of(published) - {min(subset_of(published))}
+
+
+def test_a_changed_published_file_is_refused(server: Server, published: Path, tmp_path: Path) -> None:
+    card = card_at(server.url, published)
+    download_openimages(card, tmp_path, splits=['val'], retries=QUICK)
+    path = tmp_path / 'validation' / 'labels' / 'detections.csv'
+    path.unlink()
+    (tmp_path / 'downloads' / 'sha256.json').write_text('{"validation/labels/detections.csv": "' + '0' * 64 + '"}')
+    with pytest.raises(UserError, match=r'sha256\.json states 0000'):
+        download_openimages(card, tmp_path, splits=['val'], retries=QUICK)
+    assert not path.exists()
+
+
+def test_a_file_of_another_size_is_refused(server: Server, published: Path, tmp_path: Path) -> None:
+    card = card_at(server.url, published)
+    source = card.splits['val'].sources[2]
+    split = replace(card.splits['val'], sources=(replace(source, bytes=source.bytes - 1),))
+    with pytest.raises(UserError, match='its card states'):
+        download_openimages(replace(card, splits={'val': split}), tmp_path, retries=QUICK)
+
+
+def test_the_command_takes_a_local_tree(published: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / 'root'
+    root.mkdir()
+    write_card(root, card_at('https://example.invalid', published))
+    words = ['data', 'download', CARD_NAME, '--root', str(root), '--mirror', published.as_uri(), '--connections', '2']
+    assert main([*words, '--split', 'val']) == 0
+    assert 'images, 0 present' in capsys.readouterr().out
+    assert main(words) == 0
+    assert images(root) == subset_of(published)
+    assert main([*words, '--file', 'train/labels/boxes.csv']) == 2
+    assert "has no file 'train/labels/boxes.csv'; did you mean" in capsys.readouterr().err
+    assert main([*words, '--split', 'test']) == 2
+    assert main(['data', 'prepare', CARD_NAME, '--root', str(root)]) == 0
+    assert main(['data', 'verify', CARD_NAME, '--root', str(root)]) == 0
+
+
+def test_a_generated_dataset_has_nothing_to_download(published: Path, tmp_path: Path) -> None:
+    card = load_card(CARD_NAME, published)
+    assert isinstance(card, OpenImagesCard)
+    with pytest.raises(UserError, match='names no files to download'):
+        download_openimages(card, tmp_path)
+
+
+def test_another_kind_of_address_is_refused(published: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match='must be an http, https or file address'):
+        download_openimages(card_at('https://example.invalid', published), tmp_path, mirror='ftp://example.invalid')
