@@ -59,8 +59,8 @@ RETINANET_RESNEXT50 = RetinaNetArchitecture(
 
 #: The same build for CPU minutes. All of it is trained, because its backbone starts from random values.
 RETINANET_SMOKE = RetinaNetArchitecture(
-    image_size=128, num_classes=5, stem_channels=16, blocks=(1, 1, 1, 1), groups=8, group_width=4,
-    pyramid_channels=64, anchor_bases=(12, 24, 48, 72, 96), frozen=())
+    image_size=96, num_classes=5, stem_channels=16, blocks=(1, 1, 1, 1), groups=8, group_width=4,
+    pyramid_channels=64, anchor_bases=(12, 24, 40, 56, 80), frozen=())
 
 
 class OutputConv2d(nn.Conv2d):

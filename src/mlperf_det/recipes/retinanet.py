@@ -161,4 +161,4 @@ def smoke_recipe() -> RetinaNetRecipe:
     return RetinaNetRecipe(
         name='smoke', tier=Tier.SMOKE, division=Division.OPEN, architecture='retinanet_smoke',
         dataset='generated-openimages', pretrained_backbone=False, local_batch_size=8, eval_batch_size=32, epochs=30,
-        walltime_minutes=15, base_learning_rate=2e-3, warmup_epochs=1, max_boxes=64, quality_target={'bbox': 0.30})
+        walltime_minutes=15, base_learning_rate=1e-3, warmup_epochs=1, max_boxes=64, quality_target={'bbox': 0.15})
