@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -46,14 +47,20 @@ def test_selection_works_as_users_expect(tmp_path: Path, site: Path, arguments: 
     assert absent not in done.stdout
 
 
+def unwrapped(script: Path) -> str:
+    """The script with every command on one line."""
+    return re.sub(r'\s*\\\n\s*', ' ', script.read_text())
+
+
 def test_dry_run_renders_all_scripts_without_data_or_gpu(tmp_path: Path, site: Path) -> None:
     done = reframe(tmp_path, '-C', site / 'site.py', '--dry-run', '--keep-stage-files', '-S', 'ssd.seed=40',
                    '-S', 'ssd.recipe_overrides=epochs=50 decay_epochs=[40,50]', HOME=str(tmp_path))
     assert done.returncode == 0, done.stdout[-3000:]
-    scripts = {path.parent.parent.parent.name: path.read_text()
+    scripts = {path.parent.parent.parent.name: unwrapped(path)
                for path in tmp_path.glob('stage/lab/*/builtin/ssd_*/rfm_job.sh')}
     gpu = scripts['gpu']
-    assert '-m torch.distributed.run --nproc-per-node=4 --standalone -m mlperf_det train ssd' in gpu
+    assert ('-m torch.distributed.run --nproc-per-node=4 --standalone -m mlperf_det.rfm.start_rank --nodes=1 '
+            '--ranks-per-node=4 --bind=numa -- train ssd') in gpu
     assert '--data /data/coco2017 --backbone /data/backbones/resnet34-333f7ec4.pth' in gpu
     assert "--set epochs=50 --set 'decay_epochs=[40,50]'" in gpu
     assert '--seed=$((40 + experiment))' in gpu
@@ -74,7 +81,7 @@ def test_a_container_changes_the_command_alone(tmp_path: Path) -> None:
     done = reframe(tmp_path, '--dry-run', '--keep-stage-files', '-n', 'ssd',
                    '-S', 'ssd.container_image=/images/det.sif', '-S', 'ssd.container_platform=Apptainer')
     assert done.returncode == 0, done.stdout[-3000:]
-    script, = (path.read_text() for path in tmp_path.glob('stage/*/*/builtin/ssd_*/rfm_job.sh'))
+    script, = (unwrapped(path) for path in tmp_path.glob('stage/*/*/builtin/ssd_*/rfm_job.sh'))
     assert '/images/det.sif python3 -m mlperf_det train ssd --recipe smoke' in script
     assert ':ro"' in script
 
@@ -82,3 +89,13 @@ def test_a_container_changes_the_command_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize('file', ['ssd.py', 'preflight.py'])
 def test_a_check_reads_as_data(file: str) -> None:
     assert len((CHECKOUT / 'checks' / file).read_text().splitlines()) <= 120
+
+
+def test_an_image_of_the_site_that_is_missing_is_red_and_named(tmp_path: Path, site: Path) -> None:
+    text = (site / 'site.py').read_text().replace("{'name': 'cpu',", "{'name': 'cpu', 'extras': {'image': "
+                                                  "'/images/missing.sif', 'container_runtime': 'Apptainer'},")
+    (site / 'site.py').write_text(text)
+    done = reframe(tmp_path, '-C', site / 'site.py', '--system=lab:cpu', '-r', '-n', 'ssd', '-t', 'smoke',
+                   '-S', 'ssd.dataset.generator_arguments=--train 8 --val 4')
+    assert done.returncode == 1
+    assert "/images/missing.sif: cannot be read; correct extras['image'] of the partition" in done.stdout

@@ -37,8 +37,8 @@ def test_torchrun_on_one_node_needs_no_rendezvous() -> None:
 
 def test_torchrun_on_several_nodes_meets_on_the_first() -> None:
     geometry = launch.Geometry(nodes=2, ranks_per_node=4, starter='torchrun')
-    assert '--rdzv-endpoint="$RENDEZVOUS_HOST:29400"' in launch.python_command(geometry, 'python3')
-    assert any('export RENDEZVOUS_HOST=' in line for line in launch.rendezvous(geometry))
+    assert '--rdzv-endpoint="$MASTER_ADDR:$MASTER_PORT"' in launch.python_command(geometry, 'python3')
+    assert any('export MASTER_ADDR=' in line for line in launch.rendezvous(geometry))
 
 
 def test_the_script_runs_each_experiment_with_its_own_words_and_records_its_end(tmp_path: Path) -> None:
@@ -47,7 +47,7 @@ def test_the_script_runs_each_experiment_with_its_own_words_and_records_its_end(
     script = [*launch.open_experiments(2, 'true'), ' '.join(['printf "%s|"', *words]), 'status=$?',
               *launch.close_experiments()]
     done = subprocess.run(['bash', '-c', '\n'.join(script)], cwd=tmp_path, capture_output=True, text=True, check=True)
-    common = "-m|mlperf_det|train|ssd|--recipe|smoke|--set|a=$(touch hacked)|--data|/da ta|--x|o'x|--cache-cleared|"
+    common = "train|ssd|--recipe|smoke|--set|a=$(touch hacked)|--data|/da ta|--x|o'x|--cache-cleared|"
     assert done.stdout == (f'{common}--experiment=0|--seed=5|--output=run_0|'
                            f'{common}--experiment=1|--seed=6|--output=run_1|')
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {'run_0.exit': '0\n', 'run_1.exit': '0\n'}

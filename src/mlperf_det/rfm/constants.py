@@ -18,8 +18,19 @@ class Extra:
     DATASETS: Final = 'datasets'
     #: folder of verified backbone weights, as the job sees it
     BACKBONES: Final = 'backbones'
-    #: command of the job script that clears the page cache on every node, e.g. ``sudo sysctl vm.drop_caches=3``
+    #: command of the job script that clears the page cache on every node, e.g.
+    #: ``srun --ntasks="$SLURM_NNODES" --ntasks-per-node=1 sudo sysctl vm.drop_caches=3``
     CLEAR_CACHES: Final = 'clear_caches'
+    #: container platform that ReFrame does not know (Pyxis, Enroot), or one of its own by name
+    CONTAINER_RUNTIME: Final = 'container_runtime'
+    #: the site's image: an absolute path (Docker: a name), or ``build`` for one made from this package's recipe
+    IMAGE: Final = 'image'
+    #: folder in which built images are kept, as the job sees it
+    IMAGES: Final = 'images'
+    #: how ranks get their CPUs: ``numa`` (default), ``scheduler``, ``off``, or older launchers' arguments
+    CPU_BIND: Final = 'cpu_bind'
+    #: nodes of the partition; recipes that ask for more are refused by `mlperf-det lint`
+    NODES: Final = 'nodes'
 
 
 class Device:

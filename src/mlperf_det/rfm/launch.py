@@ -10,8 +10,11 @@ from mlperf_det.errors import UserError
 
 #: How ranks are started.
 BARE, TORCHRUN, TASKS, AUTO = 'bare', 'torchrun', 'tasks', 'auto'
-#: Where torchrun's agents meet: below the ephemeral range of Linux (32768 on).
-RENDEZVOUS_PORT = 29_400
+#: Options of srun. A failed rank tells the others why before it ends, and they end by themselves: Slurm must give them
+#: the time, and kill what is left after it. Ranks meet without MPI.
+SRUN_OPTIONS = ('--mpi=none', '--kill-on-bad-exit=0', '--wait=120')
+#: Exit status of a run that was told to stop and has written a checkpoint.
+INTERRUPTED = 75
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,15 +73,40 @@ def python_command(geometry: Geometry, python: str) -> list[str]:
         return [*words, '--standalone']
     # Left to the shell: the host and job are known only inside the job.
     return [*words, f'--nnodes={geometry.nodes}', '--rdzv-backend=c10d', '--rdzv-id="$SLURM_JOB_ID"',
-            f'--rdzv-endpoint="$RENDEZVOUS_HOST:{RENDEZVOUS_PORT}"']
+            '--rdzv-endpoint="$MASTER_ADDR:$MASTER_PORT"']
 
 
 def rendezvous(geometry: Geometry) -> list[str]:
-    """Return the script lines that name the host where torchrun's agents meet; nothing where they need none."""
-    if geometry.starter != TORCHRUN or geometry.nodes == 1:
+    """Return the script lines that name the host and the port where ranks meet; nothing where they need none."""
+    if geometry.starter == BARE or (geometry.starter == TORCHRUN and geometry.nodes == 1):
         return []
-    return ['# The first node of the job is where the agents meet.',
-            'export RENDEZVOUS_HOST=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)']
+    return ['# Ranks meet on the first node of the job, at a port of its own below the ephemeral ones (32768 on).',
+            'export MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)',
+            'export MASTER_PORT=$((10000 + SLURM_JOB_ID % 20000))']
+
+
+def wrap(words: Sequence[str], width: int = 100) -> str:
+    """Return a command in lines that a human can read; words stay whole."""
+    lines = ['']
+    for word in words:
+        if lines[-1] and len(lines[-1]) + len(word) >= width:
+            lines.append('')
+        lines[-1] += f' {word}' if lines[-1] else word
+    return ' \\\n    '.join(lines)
+
+
+def rank_words(geometry: Geometry, cpu_bind: str) -> list[str]:
+    """Return the module that each rank runs, with its arguments; those of ``mlperf-det`` are to follow.
+
+    Args:
+        geometry: ranks of the run. A single rank needs no comparison of its place, and no share of the node.
+        cpu_bind: ``numa``, ``scheduler``, ``off``, or older launchers' arguments (``--nsockets_per_node=2 ...``).
+    """
+    if geometry.starter == BARE:
+        return ['-m', 'mlperf_det']
+    older = shlex.split(cpu_bind) if cpu_bind.startswith('--') else [f'--bind={cpu_bind}']
+    return ['-m', 'mlperf_det.rfm.start_rank', f'--nodes={geometry.nodes}',
+            f'--ranks-per-node={geometry.ranks_per_node}', *map(shlex.quote, older), '--']
 
 
 def open_experiments(count: int, clear_caches: str) -> list[str]:
@@ -92,7 +120,9 @@ def open_experiments(count: int, clear_caches: str) -> list[str]:
     clear = ['# The log says that caches were cleared only where they were.',
              f'{clear_caches} && caches=--cache-cleared || caches=']
     return [f'# {count} run(s), each in its own run folder and with its own seed.',
-            f'for experiment in {numbers}; do', *(clear if clear_caches else [])]
+            'exit_status=0', f'for experiment in {numbers}; do',
+            '# What was finished before the job was requeued stays as it is.',
+            '[ "$(cat "run_$experiment.exit" 2>/dev/null)" = 0 ] && continue', *(clear if clear_caches else [])]
 
 
 def close_experiments() -> list[str]:
@@ -100,15 +130,21 @@ def close_experiments() -> list[str]:
     return ['echo "$status" > "run_$experiment.exit"', 'done']
 
 
+def requeue_when_interrupted() -> list[str]:
+    """Return the script lines after the loop that let Slurm start an interrupted job again."""
+    return ['# Told to stop, and a checkpoint lies ready: let Slurm start the job again.',
+            f'[ "$exit_status" -ne {INTERRUPTED} ] || scontrol requeue "$SLURM_JOB_ID"']
+
+
 def train_words(benchmark: str, *, recipe: str, recipes_file: str | None, overrides: Sequence[str], data: str,
                 backbone: str | None, seed: int, extra: Sequence[str],
-                caches: bool) -> list[str]:
-    """Return the words of ``-m mlperf_det train ...`` inside the loop over experiments."""
+                caches: bool, resume: bool = False) -> list[str]:
+    """Return the words of ``mlperf-det train ...`` inside the loop over experiments."""
     words = ['train', benchmark, '--recipe', recipe]
     words += ['--recipes', recipes_file] if recipes_file else []
     words += [word for assignment in overrides for word in ('--set', assignment)]
     words += ['--data', data]
     words += ['--backbone', backbone] if backbone else []
     quoted = [shlex.quote(word) for word in (*words, *extra)]
-    return ['-m', 'mlperf_det', *quoted, *(['$caches'] if caches else []), '--experiment="$experiment"',
-            f'--seed=$(({seed} + experiment))', '--output="run_$experiment"']
+    return [*quoted, *(['$caches'] if caches else []), *(['--resume'] if resume else []),
+            '--experiment="$experiment"', f'--seed=$(({seed} + experiment))', '--output="run_$experiment"']

@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from mlperf_det.errors import UserError
+from mlperf_det.rfm.junit import write_junit
 from mlperf_det.run_folder import RUN_JSON
 from mlperf_det.share import share_path
 
@@ -168,6 +169,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('-o', '--output', type=Path, default=Path('out'), metavar='DIR',
                         help='where stage, output, logs and the report go (default: out)')
     parser.add_argument('--timeout', type=float, metavar='MINUTES', help='end the session after so long')
+    parser.add_argument('--junit', type=Path, metavar='FILE', help='write the cases with their metrics as JUnit')
     parser.add_argument('--no-report', action='store_true', help='leave out the report of the training runs')
     parser.add_argument('reframe_arguments', nargs='*', metavar='-- ARGUMENT',
                         help='further arguments of reframe, e.g. -- -t smoke -S recipe_overrides=epochs=3')
@@ -187,6 +189,8 @@ def run(args: argparse.Namespace) -> int:
          *args.reframe_arguments],
         report=report, timeout_minutes=args.timeout)
     verdict, cause = judge(session)
+    if args.junit:
+        write_junit(args.junit, session.cases or [])
     folders = run_folders(session.cases or [])
     page = None if args.no_report or not folders else write_report(folders, out / 'report')
     if verdict is Verdict.PASSED and folders and page is None and not args.no_report:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import reframe as rfm
-from reframe.core.builtins import run_before, sanity_function, variable
+from reframe.core.builtins import run_after, run_before, sanity_function, variable
 from reframe.core.exceptions import SanityError
 
+from mlperf_det.rfm import site
 from mlperf_det.rfm.constants import Tag
+from mlperf_det.rfm.in_container import InContainer
 from mlperf_det.rfm.no_silent_pass import NoSilentPass
 
 #: Where the job writes the facts.
@@ -42,16 +45,18 @@ class Requirement:
         return None if self.holds(value) else self.otherwise.format(value=_readable(value))
 
 
-class PreflightCheck(rfm.RunOnlyRegressionTest, NoSilentPass):
+class PreflightCheck(rfm.RunOnlyRegressionTest, NoSilentPass, InContainer):
     """Holds the facts of one node against `requirements`; ``--distribute=all`` visits every node.
+
+    Where the site trains inside an image, the node is asked from there.
 
     A check defines `requirements`; a job of it takes seconds.
     """
 
-    #: Python that trains on the node.
+    #: Python that trains on the node. Empty: the one that runs ReFrame, inside a container ``python3``.
     #:
     #: :type: :class:`str`
-    python = variable(str, value=sys.executable)
+    python = variable(str, value='')
 
     #: Use every GPU once as well.
     use_gpus = False
@@ -61,12 +66,19 @@ class PreflightCheck(rfm.RunOnlyRegressionTest, NoSilentPass):
     time_limit = '10m'
     sourcesdir = None
 
+    @run_after('setup')
+    def ask_for_the_gpus(self) -> None:
+        """Let the scheduler hand out all GPUs of the node; a job that asks for none may see none."""
+        if self.use_gpus:
+            self.num_gpus_per_node = site.gpus_per_node(self.current_partition)
+
     @run_before('run')
     def ask_for_the_facts(self) -> None:
         """Let the node describe itself."""
-        self.executable = self.python
-        self.executable_opts = ['-m', 'mlperf_det.rfm.node_facts', *(['--gpus'] if self.use_gpus else []),
-                                f'> {FACTS_FILE}']
+        words = [shlex.quote(self.python or ('python3' if self.in_container_image else sys.executable)),
+                 '-m', 'mlperf_det.rfm.node_facts', *(['--gpus'] if self.use_gpus else []), f'> {FACTS_FILE}']
+        self.executable, self.executable_opts = words[0], words[1:]
+        self.prerun_cmds = [*self.prerun_cmds, *self.in_container_run(words, identify=False)]
         self.keep_files = [FACTS_FILE]
 
     def requirements(self) -> Sequence[Requirement]:

@@ -76,6 +76,14 @@ def gpus_per_node(partition: Any) -> int:
     return sum(device.num_devices for device in gpus(partition))
 
 
+def gpu_vendor(partition: Any) -> str:
+    """Return 'nvidia' or 'amd' for the GPUs of a partition, empty where it has none."""
+    names = ' '.join(f'{device.model} {device.arch}' for device in gpus(partition)).lower()
+    if not names:
+        return ''
+    return 'amd' if any(word in names for word in ('amd', 'instinct', 'gfx')) else 'nvidia'
+
+
 def accelerator(partition: Any) -> str:
     """Return the GPU model that a partition's configuration names; 'cpu' for a partition without GPUs."""
     models = [device.model or device.arch for device in gpus(partition)]

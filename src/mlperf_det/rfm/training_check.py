@@ -22,8 +22,10 @@ from mlperf_det.recipes.recipe import Recipe, Tier
 from mlperf_det.rfm import launch, references, run_requirements, site
 from mlperf_det.rfm.constants import Extra, Feature, Tag
 from mlperf_det.rfm.datasets import GENERATED, training_dataset
+from mlperf_det.rfm.in_container import InContainer
 from mlperf_det.rfm.metrics import Metric
 from mlperf_det.rfm.no_silent_pass import NoSilentPass
+from mlperf_det.rfm.slurm_job import SlurmJob
 from mlperf_det.run_folder import CHECKPOINTS
 
 #: Stands for the recipes of a site whose recipes file is wrong, so that there is a case to turn red.
@@ -38,16 +40,17 @@ def recipe_names(benchmark: str) -> list[str]:
         return [UNREADABLE]
 
 
-class DetectionTrainingCheck(rfm.RunOnlyRegressionTest, NoSilentPass):
+class DetectionTrainingCheck(rfm.RunOnlyRegressionTest, NoSilentPass, InContainer, SlurmJob):
     """Trains one benchmark by one recipe.
 
     A check defines ``benchmark``, ``recipe`` and ``metrics``; everything else follows from the recipe.
 
     ==================  ======================================================================================
     parameters          ``tier`` (smoke, throughput, convergence), ``recipe`` (one case a recipe of the site)
-    variables           ``recipe_overrides``, ``num_nodes``, ``launch``, ``container_image``, ``python``,
-                        ``extra_arguments``, ``backbone``, ``seed``; of the dataset: see `training_dataset`
-    fixtures            ``dataset``: generated for the smoke tier, the site's own for the others
+    variables           ``recipe_overrides``, ``num_nodes``, ``launch``, ``python``, ``extra_arguments``, ``backbone``,
+                        ``seed``; `InContainer`: ``container_image``; `SlurmJob`: ``cpu_bind``, ``requeue``,
+                        ``exclude_nodes``; of the dataset: see `training_dataset`
+    fixtures            ``dataset``: generated for the smoke tier, the site's own for the others; ``image``
     needs               smoke: nothing; throughput and convergence: a partition with the feature ``gpu``
     ==================  ======================================================================================
     """
@@ -81,11 +84,6 @@ class DetectionTrainingCheck(rfm.RunOnlyRegressionTest, NoSilentPass):
     #: :type: :class:`str`
     python = variable(str, value='')
 
-    #: Container image to train in; the platform is the partition's, or ``-S container_platform=...``.
-    #:
-    #: :type: :class:`str`
-    container_image = variable(str, value='', loggable=True)
-
     #: Further arguments of ``mlperf-det train``.
     #:
     #: :type: :class:`List[str]`
@@ -95,6 +93,11 @@ class DetectionTrainingCheck(rfm.RunOnlyRegressionTest, NoSilentPass):
     #:
     #: :type: :class:`str`
     backbone = variable(str, value='')
+
+    #: Folder with the backbones' weights. Empty: ``extras['backbones']`` of the partition, else $MLPERF_DET_BACKBONES.
+    #:
+    #: :type: :class:`str`
+    backbone_dir = variable(str, value='')
 
     #: Seed of the first run; the n-th run of the job takes ``seed + n``.
     #:
@@ -181,16 +184,15 @@ class DetectionTrainingCheck(rfm.RunOnlyRegressionTest, NoSilentPass):
     @run_before('run')
     def write_job_script(self) -> None:
         """Write the loop over the runs of this job around the command that trains."""
-        python = self.python or ('python3' if self.container_image else sys.executable)
-        words = [*launch.python_command(self.geometry, python), *self._train_words()]
-        self.executable, self.executable_opts = words[0], words[1:]
-        if self.container_image:
-            self.container_platform.image = self.container_image
-            self.container_platform.command = ' '.join(words)
-            self.container_platform.mount_points += [(self.dataset.root, f'{self.dataset.root}:ro')]
-        self.prerun_cmds = [*self.prerun_cmds, *launch.rendezvous(self.geometry),
+        python = self.python or ('python3' if self.in_container_image else sys.executable)
+        words = [*launch.python_command(self.geometry, python),
+                 *launch.rank_words(self.geometry, self.slurm_job_cpu_bind), *self._train_words()]
+        self.executable, self.executable_opts = words[0], [launch.wrap(words[1:])]
+        inside = self.in_container_run(words, read_only=[self.dataset.root, *self._backbone_folders()])
+        self.prerun_cmds = [*self.prerun_cmds, *launch.rendezvous(self.geometry), *inside,
                             *launch.open_experiments(self.settings.experiments, self._clear_caches())]
-        self.postrun_cmds = [*launch.close_experiments(), *self.postrun_cmds]
+        again = launch.requeue_when_interrupted() if self.requeue else []
+        self.postrun_cmds = [*launch.close_experiments(), *again, *self.postrun_cmds]
         self.keep_files = ['run_*']
 
     @sanity_function
@@ -250,7 +252,7 @@ class DetectionTrainingCheck(rfm.RunOnlyRegressionTest, NoSilentPass):
     def _train_words(self) -> list[str]:
         backbone = None
         if self.settings.pretrained_backbone:
-            backbone = str(Path(site.backbone_folder(self.current_partition)) / self.backbone)
+            backbone = str(Path(*self._backbone_folders()) / self.backbone)
         own = site.recipes_file()
         if own:
             # The copy is what ran, and the job sees it wherever it runs.
@@ -258,7 +260,11 @@ class DetectionTrainingCheck(rfm.RunOnlyRegressionTest, NoSilentPass):
         return launch.train_words(
             self.benchmark, recipe=self.recipe, recipes_file=site.RECIPES_FILE if own else None,
             overrides=self._changes(), data=self.dataset.root, backbone=backbone, seed=self.seed,
-            extra=self.extra_arguments, caches=bool(self._clear_caches()))
+            extra=self.extra_arguments, caches=bool(self._clear_caches()), resume=self.slurm_job_is_ours)
+
+    def _backbone_folders(self) -> list[str]:
+        folder = self.backbone_dir or site.backbone_folder(self.current_partition)
+        return [folder] if self.settings.pretrained_backbone else []
 
     def _clear_caches(self) -> str:
         return str(self.current_partition.extras.get(Extra.CLEAR_CACHES, ''))

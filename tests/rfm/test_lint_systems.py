@@ -1,0 +1,94 @@
+"""The linter of site folders: the shipped ones are clean, and each contradiction is found and named."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pytest
+
+from mlperf_det.rfm.lint_systems import blanks, problems, run
+from mlperf_det.share import share_path
+
+SITE = '''
+site_configuration = {'systems': [{'name': 'lab', 'hostnames': ['.*'], 'partitions': [{
+    'name': 'gpu', 'scheduler': 'slurm', 'launcher': 'srun', 'environs': ['builtin'], 'features': ['gpu'],
+    'sched_options': {'use_nodes_option': True},
+    'devices': [{'type': 'gpu', 'model': 'NVIDIA A100-SXM4-80GB', 'num_devices': 4}],
+    'resources': [{'name': '_rfm_gpu', 'options': ['--gres=gpu:{num_gpus_per_node}']}],
+    'extras': {'datasets': '/data', 'container_runtime': 'Pyxis', 'image': '/images/det.sqsh', 'nodes': 2},
+}]}]}
+'''
+RECIPES = '''
+ssd:
+  one:
+    base: dell-1x4x114
+    runtime: {precision: fp16}
+'''
+REFERENCES = '''
+ssd:
+  A100-SXM4-80GB:
+    1:
+      fp16:
+        time_to_train:
+          {value: 900.0, unit: s, direction: lower, n: 5, spread: 3.0, date: 2026-01-01, source: {kind: measured}}
+'''
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Path:
+    folder = tmp_path / 'lab'
+    folder.mkdir()
+    for name, content in (('site.py', SITE), ('recipes.yaml', RECIPES), ('references.yaml', REFERENCES)):
+        (folder / name).write_text(content)
+    return folder
+
+
+@pytest.mark.parametrize('system', sorted(path.parent.name for path in share_path('systems').glob('*/site.py')))
+def test_shipped_systems_are_clean(system: str) -> None:
+    assert problems(share_path('systems') / system) == []
+
+
+def test_the_folder_that_the_contradictions_are_put_into_is_clean(lab: Path) -> None:
+    assert problems(lab) == []
+
+
+@pytest.mark.parametrize(('file', 'old', 'new', 'problem'), [
+    ('site.py', "'_rfm_gpu'", "'gpu'", "none named '_rfm_gpu'"),
+    ('site.py', '{num_gpus_per_node}', '4', "none named '_rfm_gpu' with {num_gpus_per_node}"),
+    ('site.py', "'use_nodes_option': True", '', 'use_nodes_option must be True'),
+    ('site.py', "'features': ['gpu'],", '', "GPUs without the feature 'gpu'"),
+    ('site.py', "'devices': [{'type': 'gpu', 'model': 'NVIDIA A100-SXM4-80GB', 'num_devices': 4}],", '',
+     "the feature without GPUs 'gpu'"),
+    ('site.py', "'datasets'", "'dataset'", "extras: unknown key 'dataset'"),
+    ('site.py', "'Pyxis'", "'Pixys'", "container platform 'Pixys': choose from"),
+    ('site.py', "'container_runtime': 'Pyxis',", '', 'extras.image without a container platform'),
+    ('site.py', "'/images/det.sqsh'", "'det.sqsh'", 'Pyxis needs the absolute path'),
+    ('site.py', "'launcher'", "'launchr'", "'launcher' is a required property"),
+    ('site.py', "'num_devices': 4", "'num_devices': 2", 'ssd.one: asks for 1 nodes x 4 accelerators'),
+    ('recipes.yaml', 'runtime:', 'nodes: 4\n    division: open\n    runtime:', 'asks for 4 nodes x 4 accelerators'),
+    ('recipes.yaml', 'runtime:', 'epoch: 4\n    runtime:', "unknown field 'epoch'"),
+    ('recipes.yaml', 'dell-1x4x114', 'dell-1x4x999', 'dell-1x4x999'),
+    ('references.yaml', 'time_to_train', 'time_to_trian', "did you mean 'time_to_train'"),
+    ('references.yaml', 'time_to_train:\n          {value: 900.0, unit: s, direction: lower',
+     'bbox_ap:\n          {value: 0.23, unit: fraction, direction: higher', 'against the quality target'),
+    ('references.yaml', 'A100-SXM4-80GB', 'H100-SXM5-80GB', 'no partition has H100-SXM5-80GB'),
+    ('references.yaml', '    1:', '    2:', 'no recipe of ssd runs on 2 node(s)'),
+    ('references.yaml', 'fp16', 'bf16', 'no recipe of ssd on 1 node(s) computes in bf16'),
+    ('references.yaml', ' spread: 3.0,', '', 'has no spread, so it judges nothing')])
+def test_each_contradiction_is_found(lab: Path, file: str, old: str, new: str, problem: str) -> None:
+    content = (lab / file).read_text()
+    assert old in content
+    (lab / file).write_text(content.replace(old, new))
+    found = problems(lab)
+    assert any(problem in line for line in found), found
+    assert all(str(lab) in line for line in found)
+
+
+def test_status_and_blanks(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(argparse.Namespace(systems=[f'{lab}/'])) == 0
+    assert '1 system(s), 0 problem(s)' in capsys.readouterr().out
+    (lab / 'site.py').write_text(SITE.replace("'_rfm_gpu'", "'gpu'").replace('/data', '/FILL_IN'))
+    assert run(argparse.Namespace(systems=[f'{lab}/'])) == 1
+    assert len(blanks(lab)) == 1
+    assert 'to fill in: ' in capsys.readouterr().out
