@@ -11,9 +11,11 @@ import importlib
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, TypeAlias
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -112,7 +114,11 @@ class _HotcocoEngine:
         self._hotcoco = _import('hotcoco')
 
     def load(self, path: str) -> Any:
-        return self._hotcoco.COCO(path)
+        try:
+            return self._hotcoco.COCO(path)
+        except ValueError:
+            # In a file it insists on types that no score depends on; OpenImages' annotations leave the year empty.
+            return self._hotcoco.COCO(msgspec.json.decode(Path(path).read_bytes()))
 
     def evaluation(self, coco: Any, rows: DetectionRows, iou_type: str) -> Any:
         table = np.column_stack([rows.image_ids, rows.boxes, rows.scores, rows.category_ids]).astype(np.float64)
