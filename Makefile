@@ -13,7 +13,7 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 run: $(STAMP)
-	$(BIN)/python -m mlperf_det.rfm.local_run
+	$(BIN)/mlperf-det accept
 
 test: $(STAMP) lint
 	$(BIN)/pytest
