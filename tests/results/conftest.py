@@ -70,7 +70,7 @@ def make_run(tmp_path: Path) -> FolderMaker:
              recipe: Mapping[str, Any] | None = None, ranks: int = 2, **fields: Any) -> Path:
         folder = tmp_path / name
         folder.mkdir(parents=True)
-        mapping = {**to_mapping(smoke_recipe()), **(recipe or {})}
+        mapping = {**to_mapping(smoke_recipe()), 'quality_target': {'bbox': 0.3}, **(recipe or {})}
         record = RunRecord(
             benchmark='ssd', recipe=mapping, log='result_0.txt', seed=7, software={'torch': '2.14.1', 'python': '3.11'},
             hosts=({'name': 'n0', 'ranks': list(range(ranks)), 'devices': [], 'cpu': 'Example CPU', 'cpus': 8,

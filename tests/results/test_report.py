@@ -19,6 +19,7 @@ from mlperf_det.results.html import escape, tag
 from mlperf_det.results.judging import judge_all
 from mlperf_det.results.report import build_report
 from mlperf_det.results.report_facts import suspects
+from mlperf_det.results.report_script import SCRIPT
 from mlperf_det.results.run import RankTime
 from mlperf_det.results.svg import Axis, Bar, Rule, Series, bar_chart, line_chart, ticks
 from mlperf_det.run_folder import Outcome
@@ -69,7 +70,8 @@ def test_the_page_is_whole_and_says_what_is_needed_to_repeat_the_run(make_run: F
     page = Outline(page_of(tmp_path))
     assert page.open == []
     assert page.loaded == []
-    assert not {'script', 'link', 'img', 'iframe', 'object', 'base', 'form'} & set(page.tags)
+    assert not {'link', 'img', 'iframe', 'object', 'base', 'form'} & set(page.tags)
+    assert page.tags.count('script') == 1
     assert len(page.ids) == len(set(page.ids))
     assert page.headings[0] == 1
     assert all(later <= earlier + 1 for earlier, later in zip(page.headings, page.headings[1:], strict=False))
@@ -86,13 +88,14 @@ def test_the_same_runs_give_the_same_bytes(make_run: FolderMaker, tmp_path: Path
     outputs = [tmp_path / 'out_a', tmp_path / 'out_b']
     for output in outputs:
         assert main(['report', str(tmp_path / 'run_0'), str(tmp_path / 'run_1'), '-o', str(output)]) == 0
-    for name in ('report.html', 'runs.csv', 'summary.json'):
+    for name in ('report.html', 'runs.csv', 'summary.json', 'junit.xml'):
         assert (outputs[0] / name).read_bytes() == (outputs[1] / name).read_bytes()
     rows = list(csv.DictReader((outputs[0] / 'runs.csv').open()))
     assert [row['time_to_train_seconds'] for row in rows] == ['90.0', '99.0']
     summary = json.loads((outputs[0] / 'summary.json').read_text())
     assert (summary['schema_version'], len(summary['groups'][0]['runs'])) == (1, 2)
-    assert sorted(path.name for path in outputs[0].iterdir()) == ['report.html', 'runs.csv', 'summary.json']
+    assert sorted(path.name for path in outputs[0].iterdir()) == [
+        'junit.xml', 'report.html', 'runs.csv', 'summary.json']
 
 
 HOSTILE = '</script><script>alert(1)</script><img src=x onerror=alert(2)>"\' \x1b[2J\x00\u202e&amp;'
@@ -110,7 +113,9 @@ def test_texts_from_logs_and_records_stay_texts(make_run: FolderMaker, tmp_path:
     text = page_of(tmp_path)
     page = Outline(text)
     assert page.loaded == []
-    assert not {'script', 'img', 'b>sys'} & set(page.tags)
+    assert not {'img', 'b>sys'} & set(page.tags)
+    assert text.count('<script>') == text.count('</script>') == 1
+    assert text.endswith(f'<script>{SCRIPT}</script></body></html>\n')
     assert '<i>n0' in page.text
     assert '\x1b' not in text
     assert '\x00' not in text

@@ -95,16 +95,35 @@ def test_quality(make_run: FolderMaker, tmp_path: Path) -> None:
 
 
 def test_one_failing_run_of_two_is_unstable_of_three_allowed(make_run: FolderMaker, tmp_path: Path) -> None:
-    bad = {'log': log_text((0.1, 0.2), status='aborted'), 'outcome': Outcome.ABORTED}
-    make_run('run_0')
+    recipe = {'tier': 'convergence'}
+    bad = {'log': log_text((0.1, 0.2), status='aborted'), 'outcome': Outcome.ABORTED, 'recipe': recipe}
+    make_run('run_0', recipe=recipe)
     make_run('run_1', **bad)
     assert verdict_of(tmp_path).state is State.UNSTABLE
-    make_run('run_2')
+    make_run('run_2', recipe=recipe)
     verdict = verdict_of(tmp_path)
     assert (verdict.state, verdict.score.converged if verdict.score else 0) == (State.PASS, 2)
     assert any('run_1: aborted' in note for note in verdict.notes)
     make_run('run_3', **bad)
     assert verdict_of(tmp_path).state is State.FAIL_QUALITY
+
+
+def test_a_failing_smoke_run_is_never_allowed(make_run: FolderMaker, tmp_path: Path) -> None:
+    for number in range(4):
+        make_run(f'run_{number}')
+    make_run('run_4', log=log_text((0.1, 0.2), status='aborted'), outcome=Outcome.ABORTED)
+    assert verdict_of(tmp_path).state is State.FAIL_QUALITY
+
+
+def test_fewer_runs_than_the_recipe_asks_for_are_no_pass(make_run: FolderMaker, tmp_path: Path) -> None:
+    recipe = {'tier': 'convergence', 'experiments': 3}
+    make_run('run_0', recipe=recipe)
+    make_run('run_1', recipe=recipe)
+    verdict = verdict_of(tmp_path)
+    assert verdict.state is State.UNSTABLE
+    assert '2 of the 3 runs that the recipe asks for; 1 are missing' in verdict.cause
+    make_run('run_2', recipe=recipe)
+    assert verdict_of(tmp_path).state is State.PASS
 
 
 @pytest.mark.parametrize(('log', 'fields'), [(log_text(status=None), {'outcome': Outcome.RUNNING}), ('', {}),

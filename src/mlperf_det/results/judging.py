@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlperf_det.mllog.collection import collect
+from mlperf_det.results.acceptance import load_acceptance
 from mlperf_det.results.groups import Group, group_runs
 from mlperf_det.results.reading import runs_in
 from mlperf_det.results.references import load_references
@@ -16,9 +17,13 @@ from mlperf_det.results.verdict import Verdict, judge, not_run
 
 @dataclass(frozen=True, kw_only=True)
 class Judged:
-    """Groups with their verdicts in the same order, and the breaches of rules by log.
+    """What was read, and what is said of it.
 
-    Without any run there is no group and one verdict, NOT-RUN.
+    Attributes:
+        groups: of runs.
+        verdicts: on the groups in their order, then NOT-RUN for each promise that no run is about. Without any run and
+            promise there is one verdict, NOT-RUN.
+        findings: path of a log -> breaches of rules.
     """
 
     groups: Sequence[Group]
@@ -26,14 +31,23 @@ class Judged:
     findings: Mapping[str, Sequence[str]]
 
 
-def judge_all(paths: Sequence[Path], references_file: Path | None, *, published_rules: bool) -> Judged:
-    """Read and judge all runs below ``paths``; no run at all is a verdict too."""
+def judge_all(paths: Sequence[Path], references_file: Path | None = None, *, acceptance_file: Path | None = None,
+              published_rules: bool = False) -> Judged:
+    """Read and judge all runs below ``paths``; no run at all is a verdict too.
+
+    Raises:
+        UserError: a path does not exist, or the references or the acceptance file cannot be read.
+    """
     references = load_references(references_file) if references_file else None
+    acceptance = load_acceptance(acceptance_file) if acceptance_file else None
     collection = collect(paths)
     groups = group_runs(runs_in(collection))
     findings = rule_findings((run for group in groups for run in group.runs), published=published_rules)
-    verdicts = [judge(group, references, scaling_factor=collection.scaling_factor(group.folder), findings=findings)
-                for group in groups]
-    if not groups:
+    verdicts = [judge(group, references, acceptance=acceptance, findings=findings,
+                      scaling_factor=collection.scaling_factor(group.folder)) for group in groups]
+    for promise in acceptance.promises if acceptance else ():
+        if not any(promise.covers(run) for group in groups for run in group.runs):
+            verdicts.append(not_run(f'{promise.runs} run(s) are promised, there is none', title=promise.title))
+    if not verdicts:
         verdicts = [not_run(f'no run.json and no result_*.txt below {", ".join(map(str, paths))}')]
     return Judged(groups=groups, verdicts=verdicts, findings=findings)

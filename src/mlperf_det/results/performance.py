@@ -1,4 +1,11 @@
-"""Hold a metric of repeated runs against a reference, with a stated confidence."""
+"""Hold a metric of repeated runs against a reference, with a stated confidence.
+
+Times and rates scatter by factors rather than by amounts, so the runs are judged on the logarithm: of several runs the
+one-sided t interval of the mean logarithm, which is that of their geometric mean, must lie on one side of the limit.
+The t interval is exact for normal logarithms at any number of runs from two, and wide for few. (A bootstrap would need
+some ten runs before its coverage comes near to what it states.) One run is held against the limit itself, which of
+measured and published references is a bound for one run; no confidence can be stated for it.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +16,16 @@ from dataclasses import dataclass
 from enum import Enum
 from types import MappingProxyType
 
-from mlperf_det.results.references import METRICS, Direction, Lookup, Reference
+from mlperf_det.results.references import METRICS, Direction, Lookup, Reference, SourceKind
 from mlperf_det.results.run import Run
-from mlperf_det.results.student_t import student_t_quantile
+from mlperf_det.results.student_t import student_t_cdf, student_t_quantile
 
 #: that the mean of the runs lies where we say it lies
 CONFIDENCE = 0.95
 #: more runs than this are never advised
 MOST_RUNS = 30
+#: of logarithms: a value that equals its limit is not beyond it
+_ROUNDING = 1e-12
 
 #: judged metrics -> how a run answers
 JUDGED: Mapping[str, Callable[[Run], float | None]] = MappingProxyType({
@@ -42,11 +51,12 @@ class Judgement:
 
     Attributes:
         metric, unit: as in references.yaml.
-        mean: of the runs; n: how many.
+        mean: geometric mean of the runs; n: how many.
         reference: None: there is none; `reason` says why.
         limit: worst acceptable value.
         standing: the result.
         sentence: the result in words, with figures and confidence.
+        sure: how sure it is that the mean lies on the good side of the limit, from 0 to 1; None: one run, or no limit.
         more_runs: runs that would probably settle an undecided metric; None: not undecided, or not within reason.
     """
 
@@ -58,64 +68,80 @@ class Judgement:
     limit: float | None
     standing: Standing
     sentence: str
+    sure: float | None = None
     more_runs: int | None = None
 
 
-def judge_metric(metric: str, values: Sequence[float], found: Lookup) -> Judgement:
-    """Hold the values of a metric, one a run, against what a look-up found.
-
-    One run is held against the limit itself, which is a bound for one run. Of several runs the mean is, by a one-sided
-    t interval at 95 %.
-    """
-    mean, unit = statistics.fmean(values), METRICS[metric][0]
+def judge_metric(metric: str, values: Sequence[float], found: Lookup, *, confidence: float = CONFIDENCE) -> Judgement:
+    """Hold the values of a metric, one a run and positive, against what a look-up found."""
+    mean, unit = statistics.geometric_mean(values), METRICS[metric][0]
     reference = found.reference
     limit = found.upper if found.upper is not None else found.lower
-    standing, more = Standing.NO_REFERENCE, None
-    if reference is not None:
-        standing, more = _standing(values, reference, limit)
+    standing, sure, more = Standing.NO_REFERENCE if reference is None else Standing.NO_LIMIT, None, None
+    if reference is not None and limit is not None and limit > 0:
+        sign = 1 if reference.direction is Direction.LOWER else -1
+        # In these terms larger is worse.
+        losses = [sign * math.log(value) for value in values]
+        bound, aim = sign * math.log(limit), sign * math.log(reference.value)
+        standing, sure = _standing(losses, bound, aim, confidence), _sureness(losses, bound)
+        more = _runs_to_settle(losses, bound, confidence) if standing is Standing.UNDECIDED else None
     return Judgement(metric=metric, unit=unit, mean=mean, n=len(values), reference=reference, limit=limit,
-                     standing=standing, more_runs=more,
-                     sentence=_sentence(metric, unit, mean, len(values), reference, limit, standing, found.reason))
+                     standing=standing, sure=sure, more_runs=more, sentence=_sentence(
+                         metric, mean, values, found, standing, sure, confidence))
 
 
-def _standing(values: Sequence[float], reference: Reference, limit: float | None) -> tuple[Standing, int | None]:
-    if limit is None:
-        return Standing.NO_LIMIT, None
-    sign = 1 if reference.direction is Direction.LOWER else -1
-    # In these terms larger is worse.
-    losses, bound = [sign * value for value in values], sign * limit
-    mean, width = statistics.fmean(losses), _half_width(losses)
-    if mean - width > bound:
-        return Standing.BEYOND, None
-    if mean + width > bound:
-        return Standing.UNDECIDED, _runs_to_settle(losses, abs(bound - mean))
-    return (Standing.SLOW if mean - width > sign * reference.value else Standing.GOOD), None
+def _standing(losses: Sequence[float], bound: float, aim: float, confidence: float) -> Standing:
+    mean, width = statistics.fmean(losses), _half_width(losses, confidence)
+    if mean - width > bound + _ROUNDING:
+        return Standing.BEYOND
+    if mean + width > bound + _ROUNDING:
+        return Standing.UNDECIDED
+    return Standing.SLOW if mean - width > aim + _ROUNDING else Standing.GOOD
 
 
-def _half_width(values: Sequence[float]) -> float:
+def _half_width(values: Sequence[float], confidence: float) -> float:
     """Return the one-sided half width of the interval of the mean; 0 for one value."""
     n = len(values)
-    return student_t_quantile(CONFIDENCE, n - 1) * statistics.stdev(values) / math.sqrt(n) if n > 1 else 0.0
+    return student_t_quantile(confidence, n - 1) * statistics.stdev(values) / math.sqrt(n) if n > 1 else 0.0
 
 
-def _runs_to_settle(values: Sequence[float], distance: float) -> int | None:
-    """Return how many further runs of the same scatter bring the interval clear of the limit."""
-    scatter = statistics.stdev(values)
-    for total in range(len(values) + 1, MOST_RUNS + 1):
-        if student_t_quantile(CONFIDENCE, total - 1) * scatter / math.sqrt(total) < distance:
-            return total - len(values)
+def _sureness(losses: Sequence[float], bound: float) -> float | None:
+    """Return the confidence at which the interval of the mean just reaches the limit; None for one run."""
+    n = len(losses)
+    if n < 2:
+        return None
+    error = statistics.stdev(losses) / math.sqrt(n)
+    distance = bound - statistics.fmean(losses)
+    if error == 0:
+        return 1.0 if distance >= -_ROUNDING else 0.0
+    return student_t_cdf(distance / error, n - 1)
+
+
+def _runs_to_settle(losses: Sequence[float], bound: float, confidence: float) -> int | None:
+    """Return how many further runs of the same mean and scatter bring the interval clear of the limit."""
+    scatter, distance = statistics.stdev(losses), abs(bound - statistics.fmean(losses))
+    for total in range(len(losses) + 1, MOST_RUNS + 1):
+        if student_t_quantile(confidence, total - 1) * scatter / math.sqrt(total) < distance:
+            return total - len(losses)
     return None
 
 
-def _sentence(metric: str, unit: str, mean: float, n: int, reference: Reference | None, limit: float | None,
-              standing: Standing, reason: str) -> str:
-    name = metric.replace('_', ' ')
-    measured = f'{name} {mean:.4g} {unit}' + (f' (mean of {n} runs)' if n > 1 else ' (one run)')
-    if reference is None or limit is None:
+def _sentence(metric: str, mean: float, values: Sequence[float], found: Lookup, standing: Standing,
+              sure: float | None, confidence: float) -> str:
+    name, unit, n, reference = metric.replace('_', ' '), METRICS[metric][0], len(values), found.reference
+    measured = f'{name} {mean:.4g} {unit}' + (f' (geometric mean of {n} runs)' if n > 1 else ' (one run)')
+    limit = found.upper if found.upper is not None else found.lower
+    if reference is None or limit is None or standing is Standing.NO_LIMIT:
+        reason = found.reason or 'the reference scatters so much that it excludes nothing; measure it again'
         return f'{measured} is not judged: {reason}'
+    standing_on = 'as promised' if reference.source.kind is SourceKind.PROMISED else f'n = {reference.n}'
     against = (f'the {reference.source.kind.value} reference {reference.value:.4g} {unit} '
-               f'(limit {limit:.4g} {unit}, n = {reference.n})')
+               f'(limit {limit:.4g} {unit}, {standing_on})')
     words = {Standing.GOOD: 'is as good as', Standing.SLOW: 'is worse than, but within the limit of',
              Standing.BEYOND: 'is beyond the limit of',
-             Standing.UNDECIDED: f'cannot be told at {CONFIDENCE:.0%} confidence from the limit of'}
-    return f'{measured} {words[standing]} {against}'
+             Standing.UNDECIDED: f'cannot be told at {confidence:.0%} confidence from the limit of'}
+    certainty = '; one run, so no confidence can be stated'
+    if sure is not None:
+        side, share = ('within', sure) if sure >= 0.5 else ('beyond', 1 - sure)
+        certainty = f'; {"more than 99.9" if share > 0.999 else format(100 * share, ".1f")} % sure that it is {side} it'
+    return f'{measured} {words[standing]} {against}{certainty}'

@@ -23,18 +23,16 @@ promised value is its own bound.
 from __future__ import annotations
 
 import datetime
-import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NoReturn
+from typing import Any
 
 import msgspec
-import yaml
 
-from mlperf_det.errors import UserError
+from mlperf_det.results.strict_yaml import as_mapping, check_known, fail, read_yaml
 from mlperf_det.results.student_t import student_t_quantile
 
 BENCHMARKS = ('ssd', 'retinanet', 'maskrcnn')
@@ -68,6 +66,7 @@ class SourceKind(str, Enum):
     MEASURED = 'measured'      # on this system
     PROMISED = 'promised'      # by the vendor, in the contract
     PUBLISHED = 'published'    # by MLPerf; needs round, submitter and system
+    MODELLED = 'modelled'      # by a scaling law; needs a note that says what it was fitted to
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +108,7 @@ class Reference:
     def limit(self, confidence: float = CONFIDENCE) -> float | None:
         """Return the worst acceptable value of one run; None where nothing tells how far runs scatter.
 
-        Measured and published values: the one-sided prediction bound of one further run,
+        Measured, published and modelled values: the one-sided prediction bound of one further run,
         ``value +- t(confidence, n - 1) * spread * sqrt(1 + 1/n)`` (normal scatter; Hahn & Meeker, Statistical
         Intervals). Promised values: the value itself, widened by the contract's tolerance.
         """
@@ -184,45 +183,44 @@ def load_references(path: Path) -> References:
         UserError: the file cannot be read, a key is unknown (the nearest known one is named), a value has the wrong
             type, or a reference contradicts itself; the message names file and field.
     """
-    try:
-        content = yaml.load(path.read_bytes(), Loader=_StrictLoader)
-    except OSError as error:
-        raise UserError(f'{path}: cannot be read ({error.strerror}); give a references.yaml') from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise UserError(f'{path}: not YAML: {" ".join(str(error).split())}') from error
+    return parse_references(read_yaml(path, 'give a references.yaml'), path)
+
+
+def parse_references(content: Any, path: Path) -> References:
+    """Return the references in the content of a YAML file; raises as `load_references` does, naming ``path``."""
     found: dict[Key, Reference] = {}
-    for benchmark, accelerators in _mapping(content or {}, str(path)).items():
+    for benchmark, accelerators in as_mapping(content or {}, str(path)).items():
         where = f'{path}: {benchmark}'
-        _known(benchmark, BENCHMARKS, 'benchmark', str(path))
-        for accelerator, node_counts in _mapping(accelerators, where).items():
+        check_known(benchmark, BENCHMARKS, 'benchmark', str(path))
+        for accelerator, node_counts in as_mapping(accelerators, where).items():
             if not isinstance(accelerator, str):
-                _fail(f'{where}.{accelerator}', 'the accelerator must be text, e.g. H100-SXM5-80GB')
-            for nodes, precisions in _mapping(node_counts, f'{where}.{accelerator}').items():
+                fail(f'{where}.{accelerator}', 'the accelerator must be text, e.g. H100-SXM5-80GB')
+            for nodes, precisions in as_mapping(node_counts, f'{where}.{accelerator}').items():
                 if not isinstance(nodes, int) or isinstance(nodes, bool) or nodes < 1:
-                    _fail(f'{where}.{accelerator}.{nodes}', 'the number of nodes must be a whole number from 1')
-                for precision, metrics in _mapping(precisions, f'{where}.{accelerator}.{nodes}').items():
+                    fail(f'{where}.{accelerator}.{nodes}', 'the number of nodes must be a whole number from 1')
+                for precision, metrics in as_mapping(precisions, f'{where}.{accelerator}.{nodes}').items():
                     inner = f'{where}.{accelerator}.{nodes}'
-                    _known(precision, PRECISIONS, 'precision', inner)
-                    for metric, fields in _mapping(metrics, f'{inner}.{precision}').items():
-                        _known(metric, METRICS, 'metric', f'{inner}.{precision}')
+                    check_known(precision, PRECISIONS, 'precision', inner)
+                    for metric, fields in as_mapping(metrics, f'{inner}.{precision}').items():
+                        check_known(metric, METRICS, 'metric', f'{inner}.{precision}')
                         found[benchmark, accelerator, nodes, precision, metric] = _reference(
                             fields, metric, f'{inner}.{precision}.{metric}')
     return References(found, path)
 
 
 def _reference(fields: Any, metric: str, where: str) -> Reference:
-    fields = _mapping(fields, where)
+    fields = as_mapping(fields, where)
     for key in fields:
-        _known(key, Reference.__dataclass_fields__, 'field', where)
+        check_known(key, Reference.__dataclass_fields__, 'field', where)
     if isinstance(source := fields.get('source'), dict):
         for key in source:
-            _known(key, ReferenceSource.__dataclass_fields__, 'field', f'{where}.source')
+            check_known(key, ReferenceSource.__dataclass_fields__, 'field', f'{where}.source')
     try:
         reference = msgspec.convert(fields, Reference)
     except msgspec.ValidationError as error:
-        _fail(where, str(error).replace('$.', ''))
+        fail(where, str(error).replace('$.', ''))
     for problem in _contradictions(reference, metric):
-        _fail(where, problem)
+        fail(where, problem)
     return reference
 
 
@@ -245,39 +243,12 @@ def _contradictions(reference: Reference, metric: str) -> Iterable[str]:
         yield f'tolerance is {reference.tolerance}, it is a fraction of the value'
     if source.kind is SourceKind.PUBLISHED and not (source.round and source.submitter and source.system):
         yield 'a published value needs source.round, source.submitter and source.system'
+    if source.kind is SourceKind.MODELLED and not source.note:
+        yield 'a modelled value needs source.note: what the model was fitted to'
     if source.kind is SourceKind.PROMISED and not source.document:
         yield 'a promised value needs source.document: where the promise is written'
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """YAML in which a key that occurs twice is an error: the second value would silently win."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f'{key!r} occurs twice', node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-def _known(key: object, known: Iterable[str], what: str, where: str) -> None:
-    names = list(known)
-    if key not in names:
-        near = difflib.get_close_matches(str(key), names, n=1)
-        hint = f'did you mean {near[0]!r}?' if near else f'known: {", ".join(names)}'
-        _fail(where, f'{key!r} is not a {what}; {hint}')
-
-
-def _mapping(value: Any, where: str) -> dict[Any, Any]:
-    if not isinstance(value, dict):
-        _fail(where, f'must be a mapping, is {type(value).__name__}')
-    return value
 
 
 def _where(key: Key) -> str:
     benchmark, accelerator, nodes, precision, metric = key
     return f'{metric} of {benchmark} on {nodes} node(s) of {accelerator} at {precision}'
-
-
-def _fail(where: str, problem: str) -> NoReturn:
-    raise UserError(f'{where}: {problem}')

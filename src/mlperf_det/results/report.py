@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
 from types import MappingProxyType
 
 from mlperf_det import __version__
@@ -18,8 +20,11 @@ from mlperf_det.results.report_charts import (
     times_chart,
     track_chart,
 )
-from mlperf_det.results.report_facts import configuration, provenance, rank_table
+from mlperf_det.results.report_facts import configuration, node_table, provenance, rank_table
+from mlperf_det.results.report_script import SCRIPT, SCRIPT_HASH
+from mlperf_det.results.report_standing import regressions_of, regressions_section, standing_sections
 from mlperf_det.results.report_style import CSS
+from mlperf_det.results.report_thaisc import thaisc_section
 from mlperf_det.results.run import Run, TrackPoint
 from mlperf_det.results.verdict import State, Verdict, overall
 
@@ -31,30 +36,60 @@ _TONES: Mapping[State, tuple[str, str]] = MappingProxyType({
 })
 #: with more groups, details are folded and curves are thinned
 MANY_GROUPS = 20
-_CURVE_POINTS, _CURVE_POINTS_OF_MANY = 160, 24
+_CURVE_POINTS, _CURVE_POINTS_OF_MANY = 160, 16
 #: hyperparameters of a published log that are shown
 _FACTS, _FACTS_OF_MANY = 40, 10
 
 
-def build_report(judged: Judged, *, title: str = 'Acceptance report') -> bytes:
+class Theme(str, Enum):
+    """Whom a report is for."""
+
+    ACCEPTANCE = 'acceptance'    # verdicts first, with the place among published systems
+    NIGHTLY = 'nightly'          # what turned worse first
+    VENDOR = 'vendor'            # a vendor's own systems alone: nothing of others is in it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How a report is written.
+
+    Attributes:
+        title: headline of the page.
+        theme: whom it is for.
+        thaisc_nodes: proposed node count for ThaiSC's tables; None: without these tables.
+    """
+
+    title: str = 'Acceptance report'
+    theme: Theme = Theme.ACCEPTANCE
+    thaisc_nodes: int | None = None
+
+
+def build_report(judged: Judged, options: Options = Options()) -> bytes:
     """Return the page as UTF-8. Nothing in it is loaded from anywhere; texts from logs are escaped."""
     state = overall(judged.verdicts)
     many = len(judged.groups) > MANY_GROUPS
-    body = [_top(judged, title, state)]
-    sections = []
-    if len(judged.verdicts) > 1:
-        sections.append(_overview(judged))
-    for number, (group, verdict) in enumerate(zip(judged.groups, judged.verdicts, strict=False)):
-        sections.append(_group(group, verdict, number, judged.findings, many=many))
-    if not judged.groups:
-        sections = [tag('section', _headline(judged.verdicts[0], 'no-run'), class_=f'group {_TONES[state][0]}')]
-    body += [tag('main', *sections), _footer()]
-    head = tag('head', tag('meta', charset='utf-8'), tag('title', f'{state.value} – {title}'),
+    nightly, several = options.theme is Theme.NIGHTLY, len(judged.verdicts) > 1
+    regressions = regressions_section(*regressions_of(judged.groups), always=nightly)
+    standing = standing_sections(judged.groups, [verdict.score for verdict in judged.verdicts[:len(judged.groups)]],
+                                 published=options.theme is not Theme.VENDOR)
+    beside = [*standing, None if nightly else regressions]
+    if options.thaisc_nodes:
+        beside.append(thaisc_section(judged.groups, options.thaisc_nodes))
+    groups = [_group(group, verdict, number, judged.findings, many=many)
+              for number, (group, verdict) in enumerate(zip(judged.groups, judged.verdicts, strict=False))]
+    for number, verdict in enumerate(judged.verdicts[len(judged.groups):], start=len(judged.groups)):
+        groups.append(tag('section', _headline(verdict, f'g{number}'), class_=f'group {_TONES[verdict.state][0]}'))
+    # The verdict comes first: that of several groups is the overview.
+    sections = [_overview(judged) if several else None, regressions if nightly else None,
+                *(beside if several else groups), *(groups if several else beside)]
+    head = tag('head', tag('meta', charset='utf-8'), tag('title', f'{state.value} – {options.title}'),
                tag('meta', name='viewport', content='width=device-width, initial-scale=1'),
                tag('meta', http_equiv='Content-Security-Policy',
-                   content="default-src 'none'; style-src 'unsafe-inline'"),
+                   content=f"default-src 'none'; style-src 'unsafe-inline'; script-src '{SCRIPT_HASH}'"),
                tag('style', raw(CSS)))
-    return f'<!doctype html>\n{tag("html", head, tag("body", *body), lang="en")}\n'.encode()
+    body = tag('body', _top(judged, options.title, state), tag('main', *sections), _footer(),
+               tag('script', raw(SCRIPT)))
+    return f'<!doctype html>\n{tag("html", head, body, lang="en")}\n'.encode()
 
 
 def _top(judged: Judged, title: str, state: State) -> Markup:
@@ -71,17 +106,18 @@ def _top(judged: Judged, title: str, state: State) -> Markup:
 
 def _overview(judged: Judged) -> Markup:
     rows = []
-    for number, (group, verdict) in enumerate(zip(judged.groups, judged.verdicts, strict=True)):
+    for number, verdict in enumerate(judged.verdicts):
         tone, sign = _TONES[verdict.state]
         score = verdict.score
         rows.append([
             tag('span', tag('span', f'{sign} {verdict.state.value}', class_='state'), class_=tone),
-            tag('a', group.title, href=f'#g{number}'), f'{score.converged}/{score.runs}' if score else '',
+            tag('a', verdict.title, href=f'#g{number}'), f'{score.converged}/{score.runs}' if score else '',
             _number(score.minutes if score else None), _number(score.epochs if score else None),
             _rate_text(score.throughput if score else None), ', '.join(verdict.marks)])
     return tag('section', tag('h2', 'Overview'), table(
         ['verdict', 'group', 'converged', 'score, min', 'epochs', 'images/s', 'marks'], rows, numeric=(2, 3, 4, 5),
-        caption='MLPerf score: mean time to train without the fastest and the slowest run'), class_='group')
+        caption='MLPerf score: mean time to train without the fastest and the slowest run'), class_='group',
+        id='overview')
 
 
 def _group(group: Group, verdict: Verdict, number: int, findings: Mapping[str, Sequence[str]], *, many: bool) -> Markup:
@@ -92,7 +128,7 @@ def _group(group: Group, verdict: Verdict, number: int, findings: Mapping[str, S
     charts += [track_chart(runs, 'Training loss', '', _loss, points),
                track_chart(runs, 'Throughput', 'images/s', _rate, points),
                times_chart(runs, verdict.judgements), breakdown_chart(runs)]
-    details = [_runs_table(runs), rank_table(runs),
+    details = [_runs_table(runs), rank_table(runs), node_table(runs),
                configuration(runs[0], _FACTS_OF_MANY if many else _FACTS), provenance(runs[0])]
     return tag(
         'section', _headline(verdict, f'g{number}'), _tiles(runs, verdict), _notes(verdict),

@@ -15,6 +15,8 @@ from mlperf_det.results.svg import COLOURS, Axis, Bar, Rule, Series, bar_chart, 
 #: what the phases are called in the report
 PHASE_NAMES = dict(zip(
     PHASES, ('waiting for data', 'training steps', 'evaluation', 'waiting for scores', 'checkpoints'), strict=True))
+#: evaluations of a curve on a page of many groups
+_TERSE_POINTS = 8
 #: ranks drawn one by one; of more, the extremes and the middle
 MOST_RANKS = 16
 
@@ -23,7 +25,7 @@ def accuracy_chart(runs: Sequence[Run], metric: str, *, over_epochs: bool = Fals
                    terse: bool = False) -> Markup | None:
     """Return AP over time (or completed epochs) with the target; None where no run was evaluated for the metric.
 
-    ``terse`` leaves the run's name to the tooltip of its curve, for pages of many groups.
+    ``terse`` leaves the run's name to the tooltip of its curve and thins curves out, for pages of many groups.
     """
     series = []
     for index, run in enumerate(runs):
@@ -36,6 +38,10 @@ def accuracy_chart(runs: Sequence[Run], metric: str, *, over_epochs: bool = Fals
             points.append((x, value))
             when = f'epoch {epoch:g}, ' if epoch is not None else ''
             tips.append(f'{"" if terse else run_name(run) + ": "}{value:.4f} ({when}{minutes:.2f} min)')
+        if terse:
+            tip_at = dict(zip(points, tips, strict=True))
+            points = downsample(points, _TERSE_POINTS)
+            tips = [tip_at[point] for point in points]
         series.append(Series(name=run_name(run), colour=index, points=points, tips=tips))
     if not any(curve.points for curve in series):
         return None

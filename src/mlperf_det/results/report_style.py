@@ -86,6 +86,18 @@ pre { background: var(--page); border: 1px solid var(--line); border-radius: 8px
   overflow-wrap: anywhere; }
 details { margin: 12px 0 0; } summary { cursor: pointer; font-weight: 600; font-size: 14px; color: var(--link); }
 .findings { border-left: 4px solid var(--bad); padding-left: 14px; font-size: 14px; }
+.toolbar { display: flex; flex-wrap: wrap; gap: 8px; align-items: center; margin: 10px 0; font-size: 13px;
+  color: var(--soft); }
+button, .toolbar input { font: inherit; font-size: 13px; color: var(--ink); background: var(--page); border: 1px solid
+  var(--line); border-radius: 8px; padding: 4px 12px; }
+button { cursor: pointer; } [aria-pressed="false"] { opacity: .45; text-decoration: line-through; }
+.key[role=button] { cursor: pointer; } button:focus-visible, .key:focus-visible { outline: 2px solid var(--link); }
+figure.wide { max-width: 900px; margin-bottom: 20px; }
+figure.large { grid-column: 1 / -1; } .enlarge { margin-top: 6px; }
+.published circle { fill: var(--soft); fill-opacity: .45; r: 4px; }
+td ul { margin: 0; padding-left: 18px; }
+.hide-c0 .charts g.c0, .hide-c1 .charts g.c1, .hide-c2 .charts g.c2, .hide-c3 .charts g.c3, .hide-c4 .charts g.c4,
+.hide-c5 .charts g.c5 { display: none; }
 footer { color: var(--soft); font-size: 13px; padding-top: 8px; padding-bottom: 48px; }
 @media (max-width: 640px) { main, header.top, footer { padding-left: 12px; padding-right: 12px; } h1 { font-size:
   26px; }
@@ -94,6 +106,7 @@ footer { color: var(--soft); font-size: 13px; padding-top: 8px; padding-bottom: 
   grid-template-columns: 1fr; }
   .tile dd { font-size: 20px; } h2 { font-size: 19px; } svg text { font-size: 14px; } svg text.title { font-size:
   14px; } }
+@media print { .toolbar, .enlarge { display: none; } }
 @media print { :root { --page: #fff; --card: #fff; } body { font-size: 11pt; } main, header.top, footer { max-width:
   none; padding: 0; }
   section.group { border: 0; padding: 0; margin: 0 0 18pt; break-before: page; } section.group:first-of-type {

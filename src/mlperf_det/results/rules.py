@@ -8,6 +8,9 @@ from pathlib import Path
 from mlperf_det.errors import UserError
 from mlperf_det.results.run import Run
 
+#: The checker takes a log into memory as a whole; the largest published one has some 10 MB.
+LARGEST_CHECKED_BYTES = 256 << 20
+
 
 def ruleset_of(run: Run) -> str:
     """Return the version of the rules that a run follows, e.g. ``1.1.0``; empty where nothing tells."""
@@ -32,6 +35,9 @@ def rule_findings(runs: Iterable[Run], *, published: bool = False) -> dict[str, 
         if not run.converged or ruleset not in known or not isinstance(run.log, Path) or not run.log.is_file():
             continue
         if run.record is None and not published:
+            continue
+        if run.log.stat().st_size > LARGEST_CHECKED_BYTES:
+            found[str(run.log)] = (f'is larger than {LARGEST_CHECKED_BYTES >> 20} MiB: no training log, not checked',)
             continue
         try:
             result = check_log(run.log, ruleset)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 
@@ -19,6 +20,7 @@ def student_t_cdf(t: float, degrees: int) -> float:
     return 0.5 + inside / 2
 
 
+@functools.lru_cache(maxsize=1024)
 def student_t_quantile(probability: float, degrees: int) -> float:
     """Return the t that P(T <= t) = ``probability`` holds for, to about 1e-12, by bisection.
 

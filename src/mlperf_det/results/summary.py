@@ -26,7 +26,8 @@ RUN_COLUMNS = (
 def summary_of(judged: Judged) -> dict[str, Any]:
     """Return the content of summary.json; times in seconds or minutes as the names say, None: not known."""
     state = overall(judged.verdicts)
-    runs = [group.runs for group in judged.groups] or [() for _ in judged.verdicts]
+    runs = [group.runs for group in judged.groups]
+    runs += [()] * (len(judged.verdicts) - len(runs))
     return {'schema_version': SCHEMA_VERSION, 'state': state.value, 'exit_code': EXIT_CODES[state],
             'groups': [_group(verdict, members, judged.findings)
                        for verdict, members in zip(judged.verdicts, runs, strict=True)]}
@@ -50,7 +51,8 @@ def _score(score: Score | None) -> dict[str, Any] | None:
 def _judgement(judgement: Judgement) -> dict[str, Any]:
     reference = judgement.reference
     return {'metric': judgement.metric, 'unit': judgement.unit, 'mean': judgement.mean, 'n': judgement.n,
-            'standing': judgement.standing.value, 'limit': judgement.limit, 'more_runs': judgement.more_runs,
+            'standing': judgement.standing.value, 'limit': judgement.limit, 'sure': judgement.sure,
+            'more_runs': judgement.more_runs,
             'sentence': judgement.sentence, 'reference': None if reference is None else {
                 'value': reference.value, 'n': reference.n, 'spread': reference.spread,
                 'date': reference.date.isoformat(), 'image': reference.image, 'kind': reference.source.kind.value}}

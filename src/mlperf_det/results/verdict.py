@@ -5,7 +5,7 @@ state           exit code  meaning
 ==============  =========  =============================================================================================
 PASS            0          quality reached; performance as good as its references, where there are any
 PASS-SLOW       10         quality reached; slower than the reference, within its limit
-UNSTABLE        11         the runs disagree: more of them are needed before anything can be said
+UNSTABLE        11         the runs disagree or are fewer than planned: more are needed before anything can be said
 FAIL-QUALITY    12         the quality target was missed, or the rules of the round were broken
 FAIL-PERF       13         quality reached; performance beyond the limit of a reference
 FAIL-INFRA      14         a run died, left no readable log, contradicts itself, or lacks a reference to judge it by
@@ -20,9 +20,10 @@ from dataclasses import dataclass
 from enum import Enum
 from types import MappingProxyType
 
+from mlperf_det.results.acceptance import Acceptance, Promise
 from mlperf_det.results.groups import Group
-from mlperf_det.results.performance import JUDGED, Judgement, Standing, judge_metric
-from mlperf_det.results.references import References
+from mlperf_det.results.performance import CONFIDENCE, JUDGED, Judgement, Standing, judge_metric
+from mlperf_det.results.references import Direction, Lookup, Reference, References
 from mlperf_det.results.run import Run, RunStatus
 from mlperf_det.results.score import LEAST_RUNS, Score, score_runs
 
@@ -48,6 +49,11 @@ SEVERITY = (State.PASS, State.PASS_SLOW, State.UNSTABLE, State.NOT_RUN, State.FA
             State.FAIL_INFRA)
 _DIED = (RunStatus.INCOMPLETE, RunStatus.UNREADABLE)
 _MISSED = (RunStatus.ABORTED, RunStatus.DIVERGED)
+#: tiers of our own runs that MLPerf's rules apply to; published logs have none
+_TIERS_BY_MLPERF_RULES = ('', 'convergence')
+#: seconds or images/s; a measured figure is not below it
+_LEAST = 1e-3
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,9 +85,9 @@ class Verdict:
         return f'{self.state.value}{marks} {self.title}: {self.cause}'
 
 
-def not_run(cause: str) -> Verdict:
+def not_run(cause: str, title: str = 'no run') -> Verdict:
     """Return the verdict for nothing."""
-    return Verdict(title='no run', state=State.NOT_RUN, cause=cause)
+    return Verdict(title=title, state=State.NOT_RUN, cause=cause)
 
 
 def overall(verdicts: Sequence[Verdict]) -> State:
@@ -89,34 +95,36 @@ def overall(verdicts: Sequence[Verdict]) -> State:
     return max((verdict.state for verdict in verdicts), key=SEVERITY.index, default=State.NOT_RUN)
 
 
-def judge(group: Group, references: References | None = None, *, scaling_factor: float = 1.0,
+def judge(group: Group, references: References | None = None, *, acceptance: Acceptance | None = None,
+          scaling_factor: float = 1.0,
           findings: Mapping[str, Sequence[str]] = MappingProxyType({})) -> Verdict:
     """Judge a group of runs.
 
     Args:
         group: the runs.
         references: what performance is held against; None: performance is not judged, and the cause says so.
+        acceptance: what the contract promises; a promised metric is held against the promise alone.
         scaling_factor: of the group's ``scaling.json``.
         findings: path of a log -> breaches of the rules of its round; they fail a closed run.
     """
     runs = group.runs
     score = score_runs(runs, scaling_factor)
-    judgements = _judgements(runs, references)
-    state, cause = _state(runs, score, findings, judgements, references)
+    promise = acceptance.promise_for(runs[0]) if acceptance and runs else None
+    judgements = _judgements(runs, references, promise, acceptance.confidence if acceptance else CONFIDENCE)
+    state, cause = (
+        _infrastructure(runs) or _quality(runs, score) or _promised_quality(runs, promise) or _rules(runs, findings)
+        or _performance(runs, judgements, promise, _summary(runs, score)))
+    if state in (State.PASS, State.PASS_SLOW) and promise and (beyond := _score_beyond(score, judgements)):
+        state, cause = State.UNSTABLE, f'{_summary(runs, score)}; {beyond}, though the mean of the runs is within it'
     notes = [f'{run.source.name}: {run.status.value}, {run.reason}' for run in runs
              if not (run.converged or run.finished_steps)]
     notes += [judgement.sentence for judgement in judgements]
     notes += [f'{judgement.more_runs} more run(s) would probably settle {judgement.metric}'
               for judgement in judgements if judgement.more_runs]
+    if acceptance and runs and promise is None:
+        notes.append(f'{acceptance.path.name} promises nothing of these runs')
     return Verdict(title=group.title, state=state, cause=cause, marks=_marks(runs), notes=tuple(notes), score=score,
                    judgements=judgements)
-
-
-def _state(runs: Sequence[Run], score: Score, findings: Mapping[str, Sequence[str]],
-           judgements: Sequence[Judgement], references: References | None) -> tuple[State, str]:
-    """Return the first state that holds, the gravest first, and its cause."""
-    return (_infrastructure(runs) or _quality(runs, score) or _rules(runs, findings)
-            or _performance(judgements, references, _summary(runs, score)))
 
 
 def _infrastructure(runs: Sequence[Run]) -> tuple[State, str] | None:
@@ -132,16 +140,27 @@ def _infrastructure(runs: Sequence[Run]) -> tuple[State, str] | None:
 
 
 def _quality(runs: Sequence[Run], score: Score) -> tuple[State, str] | None:
+    """Judge the quality target. MLPerf lets one of N runs to convergence miss it; other tiers are no MLPerf runs."""
     missed = [run for run in runs if run.status in _MISSED and not run.finished_steps]
     if not missed:
         return None
-    if len(missed) == 1 and len(runs) >= LEAST_RUNS:
-        return None    # the rules let one run fail: it counts as the slowest
     first = f'{missed[0].status.value}, {missed[0].reason}'
-    if len(missed) == 1 and score.converged:
+    if len(missed) == 1 and score.converged and all(run.tier in _TIERS_BY_MLPERF_RULES for run in runs):
+        if len(runs) >= LEAST_RUNS:
+            return None    # it counts as the slowest
         return State.UNSTABLE, (f'1 of {len(runs)} runs missed the target ({first}); '
                                 f'{LEAST_RUNS - len(runs)} more run(s) would settle it')
     return State.FAIL_QUALITY, f'{len(missed)} of {len(runs)} run(s) missed the quality target: {first}'
+
+
+def _promised_quality(runs: Sequence[Run], promise: Promise | None) -> tuple[State, str] | None:
+    for run in runs if promise else ():
+        for metric, least in promise.quality.items() if promise and run.converged else ():
+            value = run.final_metrics.get(metric)
+            if value is None or not value >= least:
+                reached = 'no value' if value is None else f'{value:.4f}'
+                return State.FAIL_QUALITY, f'{run.source.name}: {metric} AP is {reached}, {least:g} is promised'
+    return None
 
 
 def _rules(runs: Sequence[Run], findings: Mapping[str, Sequence[str]]) -> tuple[State, str] | None:
@@ -152,36 +171,80 @@ def _rules(runs: Sequence[Run], findings: Mapping[str, Sequence[str]]) -> tuple[
     return None
 
 
-def _performance(judgements: Sequence[Judgement], references: References | None,
+def _performance(runs: Sequence[Run], judgements: Sequence[Judgement], promise: Promise | None,
                  quality: str) -> tuple[State, str]:
     by_standing = {judgement.standing: judgement for judgement in reversed(judgements)}
-    if references is None or not judgements:
+    unmeasured = set(promise.references() if promise else ()) - {judgement.metric for judgement in judgements}
+    if unmeasured:
+        return State.FAIL_INFRA, f'{", ".join(sorted(unmeasured))} is promised, but no run yields it'
+    missing = _missing_runs(runs, promise)
+    beyond = by_standing.get(Standing.BEYOND)
+    if beyond and not (missing and beyond.n == 1):
+        return State.FAIL_PERF, f'{quality}; {beyond.sentence}'
+    if missing:
+        return State.UNSTABLE, f'{quality}; {missing}'
+    if undecided := by_standing.get(Standing.UNDECIDED):
+        return State.UNSTABLE, f'{quality}; {undecided.sentence}'
+    if not judgements:
         return State.PASS, f'{quality}; performance is not judged (no references)'
-    for standing, state in ((Standing.BEYOND, State.FAIL_PERF), (Standing.UNDECIDED, State.UNSTABLE)):
-        if standing in by_standing:
-            return state, f'{quality}; {by_standing[standing].sentence}'
-    if Standing.NO_LIMIT in by_standing:
-        return State.FAIL_INFRA, by_standing[Standing.NO_LIMIT].sentence
+    if poor := by_standing.get(Standing.NO_LIMIT):
+        return State.FAIL_INFRA, poor.sentence
     judged = [judgement for judgement in judgements if judgement.standing is not Standing.NO_REFERENCE]
     if not judged:
         return State.FAIL_INFRA, judgements[0].sentence
-    if Standing.SLOW in by_standing:
-        return State.PASS_SLOW, f'{quality}; {by_standing[Standing.SLOW].sentence}'
+    if slow := by_standing.get(Standing.SLOW):
+        return State.PASS_SLOW, f'{quality}; {slow.sentence}'
     return State.PASS, f'{quality}; {judged[0].sentence}'
 
 
-def _judgements(runs: Sequence[Run], references: References | None) -> tuple[Judgement, ...]:
-    if references is None or not runs:
+def _missing_runs(runs: Sequence[Run], promise: Promise | None) -> str:
+    """Say that there are fewer runs than the recipe or the contract asks for; empty where there are enough."""
+    planned = max((count for run in runs if run.record is not None
+                   and isinstance(count := run.record.recipe.get('experiments'), int)), default=1)
+    promised = promise.runs if promise else 1
+    if len(runs) >= max(planned, promised):
+        return ''
+    who = 'the contract' if promised >= planned else 'the recipe'
+    return (f'{len(runs)} of the {max(planned, promised)} runs that {who} asks for; '
+            f'{max(planned, promised) - len(runs)} are missing')
+
+
+def _score_beyond(score: Score, judgements: Sequence[Judgement]) -> str:
+    """Say that the MLPerf score misses the limit of a time although the mean keeps it; empty where it does not."""
+    for judgement in judgements:
+        if judgement.metric == 'time_to_train' and judgement.limit and score.minutes is not None \
+                and score.minutes * 60 > judgement.limit * (1 + _ROUNDING):
+            return f'the MLPerf score {score.minutes * 60:.4g} s is beyond the limit {judgement.limit:.4g} s'
+    return ''
+
+
+def _judgements(runs: Sequence[Run], references: References | None, promise: Promise | None,
+                confidence: float) -> tuple[Judgement, ...]:
+    if not runs:
         return ()
-    place = runs[0].geometry
-    found = []
+    place, found = runs[0].geometry, []
+    promised = promise.references() if promise else {}
     for metric, value_of in JUDGED.items():
-        values = [value for run in runs if run.converged or (run.finished_steps and metric != 'time_to_train')
+        values = [max(value, _LEAST) for run in runs
+                  if run.converged or (run.finished_steps and metric != 'time_to_train')
                   if (value := value_of(run)) is not None]
-        if values:
-            found.append(judge_metric(metric, values, references.lookup(
-                runs[0].benchmark, place.accelerator, place.nodes or 0, runs[0].precision or 'mixed', metric)))
+        if not values:
+            continue
+        if metric in promised:
+            lookup = _as_lookup(promised[metric])
+        elif references is not None:
+            lookup = references.lookup(runs[0].benchmark, place.accelerator, place.nodes or 0,
+                                       runs[0].precision or 'mixed', metric)
+        else:
+            continue
+        found.append(judge_metric(metric, values, lookup, confidence=confidence))
     return tuple(found)
+
+
+def _as_lookup(promise: Reference) -> Lookup:
+    lower_is_better = promise.direction is Direction.LOWER
+    return Lookup(reference=promise, upper=promise.limit() if lower_is_better else None,
+                  lower=None if lower_is_better else promise.limit())
 
 
 def _summary(runs: Sequence[Run], score: Score) -> str:

@@ -31,13 +31,15 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
                         help='run folder, folder of them, published result tree, archive or single log')
     parser.add_argument('--references', type=Path, metavar='FILE',
                         help='hold performance against this references.yaml; without it only quality is judged')
+    parser.add_argument('--acceptance', type=Path, metavar='FILE',
+                        help='hold the runs against what this acceptance.yaml says the contract promises')
     parser.add_argument('--rules', action='store_true',
                         help='check published logs by the rules of their round too (our own are always checked)')
 
 
 def run(args: argparse.Namespace) -> int:
     """Judge the runs, print the verdicts and return the exit code of the worst."""
-    judged = judge_all(args.runs, args.references, published_rules=args.rules)
+    judged = judge_all(args.runs, args.references, acceptance_file=args.acceptance, published_rules=args.rules)
     verdicts = judged.verdicts
     if args.json:
         sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(summary_of(judged)), indent=2) + b'\n')

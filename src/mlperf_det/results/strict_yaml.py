@@ -1,0 +1,74 @@
+"""YAML files that people write, read strictly: every mistake is named with its file, its field and the fix."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+
+from mlperf_det.errors import UserError
+
+#: a larger file is not what its name says; it is refused before it fills the memory
+_LARGEST_BYTES = 16 << 20
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML in which a key that occurs twice is an error: the second value would silently win."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f'{key!r} occurs twice', node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path, fix: str) -> Any:
+    """Return the content of a YAML file.
+
+    Args:
+        path: of the file.
+        fix: what to do where it cannot be read.
+
+    Raises:
+        UserError: the file cannot be read, is no YAML, or a key occurs twice in it.
+    """
+    try:
+        if path.stat().st_size > _LARGEST_BYTES:
+            raise UserError(f'{path}: is larger than {_LARGEST_BYTES >> 20} MiB; {fix}')
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f'{path}: cannot be read ({error.strerror}); {fix}') from error
+    return parse_yaml(content, path)
+
+
+def parse_yaml(content: bytes | str, path: Path) -> Any:
+    """Return what YAML text says; raises `UserError` as `read_yaml` does, naming ``path``."""
+    try:
+        return yaml.load(content, Loader=_StrictLoader)
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+        raise UserError(f'{path}: not YAML: {" ".join(str(error).split())}') from error
+
+
+def check_known(key: object, known: Iterable[str], what: str, where: str) -> None:
+    """Raise `UserError` for a key that is not known, and name the nearest one."""
+    names = list(known)
+    if key not in names:
+        near = difflib.get_close_matches(str(key), names, n=1)
+        hint = f'did you mean {near[0]!r}?' if near else f'known: {", ".join(names)}'
+        fail(where, f'{key!r} is not a {what}; {hint}')
+
+
+def as_mapping(value: Any, where: str) -> dict[Any, Any]:
+    """Return the value, which must be a mapping."""
+    if not isinstance(value, dict):
+        fail(where, f'must be a mapping, is {type(value).__name__}')
+    return value
+
+
+def fail(where: str, problem: str) -> NoReturn:
+    """Raise `UserError` that names file and field."""
+    raise UserError(f'{where}: {problem}')

@@ -1,0 +1,160 @@
+"""The history: ReFrame's own database and run folders, read alike, quickly, and exported without loss."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import polars
+import pytest
+
+from mlperf_det.cli import main
+from mlperf_det.errors import UserError
+from mlperf_det.results.history import read_history, series_of
+from tests.results.conftest import START_MS, FolderMaker, log_text
+
+CHECK = '''
+import reframe as rfm
+import reframe.utility.sanity as sn
+
+@rfm.simple_test
+class speed(rfm.RunOnlyRegressionTest):
+    valid_systems = ['*']
+    valid_prog_environs = ['*']
+    executable = 'echo'
+    executable_opts = ['rate 42.5']
+
+    @sanity_function
+    def good(self):
+        return sn.assert_found('rate', self.stdout)
+
+    @performance_function('images/s')
+    def images_per_second(self):
+        return sn.extractsingle(r'rate (\\S+)', self.stdout, 1, float)
+'''
+
+
+def reframe_database(folder: Path) -> Path:
+    """What ReFrame itself stores of a real session."""
+    (folder / 'check.py').write_text(CHECK)
+    database = folder / 'results.db'
+    done = subprocess.run(
+        [str(Path(sys.executable).parent / 'reframe'), '-c', str(folder / 'check.py'), '-r', f'--prefix={folder}',
+         f'--report-file={folder / "report.json"}'], capture_output=True, text=True, check=False, cwd=folder,
+        env={**os.environ, 'RFM_ENABLE_RESULTS_STORAGE': '1', 'RFM_SQLITE_DB_FILE': str(database)})
+    assert done.returncode == 0, done.stdout + done.stderr
+    return database
+
+
+def test_the_database_and_the_report_of_a_real_session(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    database = reframe_database(tmp_path)
+    record, = read_history([database])
+    assert record.metrics == {'images_per_second': 42.5}
+    assert (record.origin, record.result) == ('reframe', 'pass')
+    assert record.case.startswith('speed @generic:default')
+    assert record.time == pytest.approx(time.time(), abs=600)
+    assert record.facts['ReFrame'].startswith('4.')
+    assert read_history([tmp_path / 'report.json']) == [record]
+    assert main(['history', 'list', str(database)]) == 0
+    assert '42.5' in capsys.readouterr().out
+    assert main(['history', 'show', record.identifier[:8], str(database)]) == 0
+    assert 'images_per_second: 42.5' in capsys.readouterr().out
+
+
+def big_database(path: Path, nights: int, cases: int, slow_from: int) -> None:
+    """A database in ReFrame's schema, of ``nights`` sessions of ``cases`` test cases."""
+    connection = sqlite3.connect(path)
+    connection.execute('CREATE TABLE sessions(uuid TEXT PRIMARY KEY, session_start_unix REAL, session_end_unix REAL, '
+                       'json_blob TEXT, report_file TEXT)')
+    for night in range(nights):
+        rate = (100.0 if night < slow_from else 95.0) + 0.4 * ((night * 7919) % 5 - 2)
+        listed = [{'name': f'c{case}', 'display_name': f'c{case}', 'system': 'lab', 'partition': 'gpu',
+                   'environ': 'builtin', 'result': 'pass', 'uuid': f'{night}:0:{case}', 'job_nodelist': ['n1'],
+                   'job_completion_time_unix': 1.7e9 + 86400 * night + case, 'tags': ['nightly'] * 20,
+                   'perfvalues': {'lab:gpu:images_per_second': [rate + case, 0, None, None, 'images/s', 'pass']}}
+                  for case in range(cases)]
+        blob = {'session_info': {'version': '4.10.4', 'uuid': str(night)}, 'runs': [{'testcases': listed}]}
+        connection.execute('INSERT INTO sessions VALUES(?,?,?,?,?)', (str(night), 1.7e9 + night, 0.0,
+                                                                    json.dumps(blob), ''))
+    connection.commit()
+    connection.close()
+
+
+def test_thousands_of_runs_are_listed_in_under_two_seconds(tmp_path: Path) -> None:
+    big_database(tmp_path / 'results.db', nights=500, cases=10, slow_from=400)
+    started = time.process_time()
+    records = read_history([tmp_path / 'results.db'])
+    series = series_of(records)
+    assert time.process_time() - started < 2
+    assert (len(records), len(series)) == (5000, 10)
+
+
+def test_a_thousand_run_folders_take_under_two_seconds(make_run: FolderMaker, tmp_path: Path) -> None:
+    for number in range(300):
+        make_run(f'runs/run_{number}')
+    started = time.process_time()
+    assert len(read_history([tmp_path / 'runs'])) == 300
+    assert time.process_time() - started < 2 * 300 / 1000
+
+
+def test_regressions_name_the_first_bad_date(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    big_database(tmp_path / 'results.db', nights=60, cases=1, slow_from=45)
+    assert main(['history', 'regressions', str(tmp_path / 'results.db')]) == 1
+    out = capsys.readouterr().out
+    assert 'WORSE: images_per_second -5.0% since 2023-12-29' in out
+    big_database(tmp_path / 'quiet.db', nights=60, cases=1, slow_from=99)
+    assert main(['history', 'regressions', str(tmp_path / 'quiet.db')]) == 0
+
+
+def test_run_folders_compare_and_export(make_run: FolderMaker, tmp_path: Path,
+                                        capsys: pytest.CaptureFixture[str]) -> None:
+    make_run('runs/run_0', software={'torch': '2.13'})
+    make_run('runs/run_1', log=log_text(epoch_seconds=33), software={'torch': '2.14'})
+    runs = str(tmp_path / 'runs')
+    assert main(['history', 'compare', 'run_0', 'run_1', runs]) == 0
+    out = capsys.readouterr().out
+    assert 'time_to_train\t90\t99\t+10.00%' in out
+    assert 'software: torch\t2.13\t2.14' in out
+    assert main(['history', 'export', runs, '--csv', str(tmp_path / 'h.csv'), '--parquet', str(tmp_path / 'h.pq')]) == 0
+    rows = list(csv.DictReader((tmp_path / 'h.csv').open()))
+    frame = polars.read_parquet(tmp_path / 'h.pq')
+    assert frame.columns == list(rows[0])
+    assert frame['time_to_train'].to_list() == [float(row['time_to_train']) for row in rows] == [90.0, 99.0]
+    assert frame['unix_time'].to_list() == [START_MS / 1000] * 2
+    assert main(['history', 'export', runs]) == 2
+    assert main(['history', 'show', 'nothing', runs]) == 2
+    assert 'nothing: 0 runs are called so' in capsys.readouterr().err
+    assert main(['history', 'list', runs, '--since', '2030-01-01']) == 1
+    assert main(['history', 'list', runs, '--since', '2020-01-01', '--case', 'ssd', '--json']) == 0
+    assert len(json.loads(capsys.readouterr().out)) == 2
+
+
+def test_failed_runs_are_listed_but_are_no_part_of_a_series(make_run: FolderMaker, tmp_path: Path) -> None:
+    make_run('runs/run_0')
+    make_run('runs/run_1', log=log_text((0.1,), status='aborted'), outcome='aborted')
+    records = read_history([tmp_path / 'runs'])
+    assert [record.result for record in records] == ['converged', 'aborted']
+    assert all(len(series.observations) == 1 for series in series_of(records))
+
+
+@pytest.mark.parametrize('content', [b'SQLite format 3\0' + b'x' * 200, b'{"runs": 7}', b'[1',
+                                     b'{"runs": [{"testcases": [7]}]}'])
+def test_what_is_no_history_is_the_users_error(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / 'x.json'
+    path.write_bytes(content)
+    with pytest.raises(UserError, match='is not a'):
+        read_history([path])
+
+
+def test_a_session_with_values_that_are_no_json_is_read(tmp_path: Path) -> None:
+    path = tmp_path / 'report.json'
+    path.write_text('{"session_info": {}, "runs": [{"testcases": [{"name": "a", "uuid": "u", "result": "fail", '
+                    '"perfvalues": {"s:p:time_to_train": [NaN, 0, null, null, "s", "fail"]}}]}]}')
+    record, = read_history([path])
+    assert record.metrics == {}

@@ -1,0 +1,173 @@
+"""What lies beside the report: junit.xml, evidence.zip, ThaiSC's files; themes; the section on regressions."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+import xml.etree.ElementTree as ElementTree
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from mlperf_det.cli import main
+from mlperf_det.run_folder import Outcome
+from tests.results.conftest import FolderMaker, log_text
+
+
+def report(tmp_path: Path, *words: str, out: str = 'out') -> Path:
+    assert main(['report', str(tmp_path / 'runs'), '-o', str(tmp_path / out), *words]) == 0
+    return tmp_path / out
+
+
+def published(tmp_path: Path, submitter: str, seconds: tuple[float, ...]) -> None:
+    folder = tmp_path / 'runs' / 'v1.1' / submitter / 'results' / 'box' / 'ssd'
+    folder.mkdir(parents=True)
+    for number, each in enumerate(seconds):
+        text = log_text((0.1, 0.24), epoch_seconds=each / 2, seed=number, division='closed')
+        (folder / f'result_{number}.txt').write_text(text + f'RESULT,OBJECT_DETECTION,,{each + 30:.0f},nvidia,x\n')
+    systems = tmp_path / 'runs' / 'v1.1' / submitter / 'systems'
+    systems.mkdir()
+    (systems / 'box.json').write_text(
+        f'{{"submitter": "{submitter}", "number_of_nodes": 2, "accelerators_per_node": 4, '
+        '"accelerator_model_name": "NVIDIA A100-SXM-80GB"}')
+
+
+def test_junit_carries_metrics_and_no_state_passes_by_accident(make_run: FolderMaker, tmp_path: Path) -> None:
+    make_run('runs/good')
+    make_run('runs/bad', recipe={'name': 'b\x1b[2J\x00<&'}, log=log_text((0.1,), status='aborted'),
+             outcome=Outcome.ABORTED)
+    make_run('runs/dead', recipe={'name': 'dead'}, log=log_text(status=None), outcome=Outcome.RUNNING)
+    root = ElementTree.parse(report(tmp_path) / 'junit.xml').getroot()  # noqa: S314 - our own
+    suite = root[0]
+    assert (suite.attrib['tests'], suite.attrib['failures'], suite.attrib['errors']) == ('3', '1', '1')
+    good = next(case for case in suite if case.find('failure') is None and case.find('error') is None)
+    properties = {each.attrib['name']: each.attrib['value'] for each in good.iter('property')}
+    assert (properties['state'], properties['mean_minutes'], good.attrib['time']) == ('PASS', '1.5', '90.000')
+    failure = next(suite.iter('failure'))
+    assert failure.attrib['type'] == 'FAIL-QUALITY'
+    assert 'target' in failure.attrib['message']
+
+
+def test_evidence_is_whole_checked_and_the_same_byte_for_byte(make_run: FolderMaker, tmp_path: Path) -> None:
+    make_run('runs/run_0')
+    published(tmp_path, 'Sub', (100, 110, 120))
+    first = report(tmp_path, '--evidence', out='a') / 'evidence.zip'
+    for path in (tmp_path / 'runs').rglob('*.txt'):
+        path.touch()    # the time of a file is no part of the evidence
+    second = report(tmp_path, '--evidence', out='b') / 'evidence.zip'
+    assert first.read_bytes() == second.read_bytes()
+    with zipfile.ZipFile(first) as archive:
+        assert archive.testzip() is None
+        names = archive.namelist()
+        sums = dict(reversed(line.split('  ')) for line in archive.read('SHA256SUMS').decode().splitlines())
+        assert set(sums) == set(names) - {'SHA256SUMS'}
+        assert all(hashlib.sha256(archive.read(name)).hexdigest() == digest for name, digest in sums.items())
+    for ending in ('report.html', 'summary.json', 'run.json', 'metrics.jsonl', 'system.json'):
+        assert any(name.endswith(ending) for name in names), ending
+    assert sum(name.endswith('.txt') for name in names) == 4
+    assert not any(name.startswith('/') or '..' in name for name in names)
+
+
+def test_evidence_says_what_it_lacks(tmp_path: Path) -> None:
+    published(tmp_path, 'Sub', (100, 110, 120))
+    shutil.make_archive(str(tmp_path / 'logs'), 'gztar', tmp_path / 'runs')
+    out = tmp_path / 'out'
+    assert main(['report', str(tmp_path / 'logs.tar.gz'), '-o', str(out), '--evidence']) == 0
+    with zipfile.ZipFile(out / 'evidence.zip') as archive:
+        assert archive.read('NOT-INCLUDED.txt').decode().count('lies in an archive or is gone') == 3
+
+
+def test_thaisc_scores_by_its_own_seconds_and_projects_linearly(tmp_path: Path) -> None:
+    # VENDOR's five v0.7 results on 4x8 A100, the worked example of the rule: 1741.7 s, 49.61 jobs/day.
+    published(tmp_path, 'Sub', tuple(seconds - 30 for seconds in (1676, 1782, 1767, 1658, 2017)))
+    out = report(tmp_path, '--thaisc', '250')
+    text = (out / 'benchmark_result.txt').read_text()
+    assert 'Benchmark performance =     49.608 jobs/day\n' in text
+    page = (out / 'report.html').read_text()
+    assert '>24.804<' in page    # two nodes
+    assert f'>{86400 / (5225 / 3) / 2 * 250:.3f}<' in page
+    assert 'RESULT seconds' in page
+    assert 'benchmark_result.txt' not in [path.name for path in report(tmp_path, out='without').iterdir()]
+
+
+def test_a_vendor_sees_nothing_of_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    published(tmp_path, 'Ours', (100, 110, 120))
+    published(tmp_path, 'Rival', (100, 111, 120))
+    out = report(tmp_path, '--theme', 'vendor', '--vendor', 'ours', '--evidence')
+    for path in out.iterdir():
+        if path.suffix != '.zip':
+            assert 'Rival' not in path.read_text(), path
+    page = (out / 'report.html').read_text()
+    assert 'Ours' in page
+    assert 'best published' not in page
+    with zipfile.ZipFile(out / 'evidence.zip') as archive:
+        assert not any('Rival' in name for name in archive.namelist())
+    assert main(['report', str(tmp_path / 'runs'), '-o', str(out), '--theme', 'vendor']) == 2
+    assert 'belong together' in capsys.readouterr().err
+
+
+def test_where_a_system_stands_among_published_ones(tmp_path: Path) -> None:
+    published(tmp_path, 'Sub', (480, 500, 520))
+    page = (report(tmp_path) / 'report.html').read_text()
+    # 500 s on 8 A100-SXM4-80GB; published: best 7.98 min, median 8.31 min of 14.
+    assert 'SSD300: scaling and published systems' in page
+    assert '8 × A100-SXM4-80GB' in page
+    assert '(v1.1 Inspur)' in page
+    assert '+0.3% to the median' in page
+
+
+def nights(make_run: FolderMaker, count: int, slow_from: int) -> None:
+    for night in range(count):
+        seconds = (30.0 if night < slow_from else 32.0) * (1 + 0.004 * ((night * 7919) % 5 - 2))
+        folder = make_run(f'runs/night_{night:02d}', software={'driver': '550' if night < slow_from else '560'})
+        shifted = '\n'.join(_shift(line, night) for line in log_text(epoch_seconds=seconds).splitlines()) + '\n'
+        (folder / 'result_0.txt').write_text(shifted)
+
+
+def _shift(line: str, days: int) -> str:
+    head, _, rest = line.partition('"time_ms": ')
+    digits, comma, tail = rest.partition(',')
+    return f'{head}"time_ms": {int(digits) + 86_400_000 * days}{comma}{tail}'
+
+
+def test_regressions_are_told_with_date_and_cause(make_run: FolderMaker, tmp_path: Path) -> None:
+    nights(make_run, 50, slow_from=35)
+    page = (report(tmp_path, '--theme', 'nightly') / 'report.html').read_text()
+    assert 'for the worse' in page
+    assert '<li>software: driver: 550 → 560</li>' in page
+    assert '2025-11-13' in page    # the 36th night after 2025-10-09
+    assert page.index('Regressions') < page.index('aria-labelledby="g0"')
+
+
+def test_a_nightly_report_without_a_history_says_so(make_run: FolderMaker, tmp_path: Path) -> None:
+    make_run('runs/run_0')
+    assert 'nothing can be said of changes' in (report(tmp_path, '--theme', 'nightly') / 'report.html').read_text()
+
+
+def node_metrics(slow: str) -> str:
+    """Two ranks on each of four nodes, one of which waits for data."""
+    lines = [{'kind': 'epoch', 'rank': rank, 'host': f'n{rank // 2}', 'seconds': 90.0, 'step': 60.0, 'evaluation': 10.0,
+              'data_wait': (9.0 if f'n{rank // 2}' == slow else 1.0) + 0.01 * rank} for rank in range(8)]
+    return ''.join(json.dumps(line) + '\n' for line in lines)
+
+
+def test_a_slow_node_is_named(make_run: FolderMaker, tmp_path: Path) -> None:
+    make_run('runs/run_0', metrics=node_metrics('n2'), ranks=8)
+    page = (report(tmp_path) / 'report.html').read_text()
+    assert 'Spread over the nodes' in page
+    rows = dict(re.findall(r'<tr><td>(n\d)</td>.*?<td>([^<]*)</td></tr>', page))
+    assert rows == {'n0': 'none', 'n1': 'none', 'n2': 'waiting for data', 'n3': 'none'}
+
+
+def test_scaling_efficiency_between_geometries(make_run: FolderMaker, tmp_path: Path) -> None:
+    for nodes, rate in ((1, 100.0), (4, 320.0)):
+        hosts = tuple({'name': f'n{node}', 'ranks': [node], 'devices': ['NVIDIA H100 80GB HBM3']}
+                      for node in range(nodes))
+        metrics = json.dumps({'kind': 'steady_state', 'images_per_second': rate}) + '\n'
+        make_run(f'runs/run_{nodes}', hosts=hosts, metrics=metrics, recipe={'tier': 'convergence'})
+    page = (report(tmp_path) / 'report.html').read_text()
+    assert 'Scaling: images/s against the smallest geometry' in page
+    assert '<td>1 to 4</td><td class="n">3.20</td><td class="n">80.0%</td>' in page
