@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 #: benchmark name of a recipe -> module with ``build_task(recipe, data_root, backbone)``
 BENCHMARKS: Mapping[str, str] = MappingProxyType({
+    'maskrcnn': 'mlperf_det.benchmarks.maskrcnn',
     'retinanet': 'mlperf_det.benchmarks.retinanet',
     'ssd': 'mlperf_det.benchmarks.ssd',
 })

@@ -66,6 +66,8 @@ class MaskRcnnRecipe(Recipe):
             found.append(f'warmup_factor: {self.warmup_steps} steps of {self.warmup_factor} exceed the base rate '
                          f'{self.base_learning_rate}; the warm-up would start below zero')
         if self.architecture != 'maskrcnn_r50_fpn':
+            if self.early_abort:
+                found.append('early_abort: what published runs have by an epoch says nothing about the reduced network')
             return found
         expected = CANDIDATES_PER_IMAGE * self.local_batch_size
         if self.num_image_candidates != expected:
@@ -153,8 +155,8 @@ _PUBLISHED: Mapping[str, _Published] = MappingProxyType({
 
 
 def builtin_recipes() -> dict[str, MaskRcnnRecipe]:
-    """Return the published configurations by name (``source-nodes x accelerators x images an accelerator``)."""
-    return {
+    """Return the smoke recipe and the published ones by name (``source-nodes x accelerators x images of each``)."""
+    published = {
         name: MaskRcnnRecipe(
             name=name, tier=Tier.CONVERGENCE, division=Division.CLOSED,
             nodes=p.nodes, accelerators_per_node=p.accelerators, local_batch_size=p.batch,
@@ -162,3 +164,13 @@ def builtin_recipes() -> dict[str, MaskRcnnRecipe]:
             base_learning_rate=p.learning_rate, warmup_steps=p.warmup_steps, warmup_factor=p.warmup_factor,
             decay_steps=p.decay, num_image_candidates=CANDIDATES_PER_IMAGE * p.batch)
         for name, p in _PUBLISHED.items()}
+    return {'smoke': smoke_recipe(), **published}
+
+
+def smoke_recipe() -> MaskRcnnRecipe:
+    """Return the recipe that trains a reduced Mask R-CNN on generated scenes in minutes on two CPU cores."""
+    return MaskRcnnRecipe(
+        name='smoke', tier=Tier.SMOKE, division=Division.OPEN, architecture='maskrcnn_smoke', dataset='generated-coco',
+        pretrained_backbone=False, local_batch_size=8, eval_batch_size=20, epochs=14, walltime_minutes=15,
+        base_learning_rate=0.04, warmup_steps=100, warmup_factor=0.0004, decay_steps=(1_500, 2_100),
+        num_image_candidates=800, min_image_size=112, max_image_size=192, quality_target={'bbox': 0.25, 'segm': 0.25})

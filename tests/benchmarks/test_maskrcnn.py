@@ -1,0 +1,227 @@
+from __future__ import annotations
+
+import json
+import pickle
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pycocotools import mask as mask_utils
+
+from mlperf_det.benchmarks.maskrcnn import MaskRcnnTask, build_task, mlperf_layer_names
+from mlperf_det.data.backbone import VerifiedBackbone
+from mlperf_det.data.cards import load_card
+from mlperf_det.data.generate import CARD_NAME, GeneratorSettings, generate_dataset
+from mlperf_det.data.verify import verify_coco
+from mlperf_det.errors import UserError
+from mlperf_det.evaluation.coco import score
+from mlperf_det.evaluation.ground_truth import read_ground_truth
+from mlperf_det.evaluation.rows import make_rows
+from mlperf_det.mllog.compliance import check_log
+from mlperf_det.mllog.writer import MLPerfLog
+from mlperf_det.models.maskrcnn import MASKRCNN_R50_FPN, MaskRcnn
+from mlperf_det.models.msra_backbone import name_map
+from mlperf_det.recipes.maskrcnn import MaskRcnnRecipe, builtin_recipes, smoke_recipe
+from mlperf_det.recipes.recipe import Recipe, Runtime
+from mlperf_det.training.run_log import RunLog, Submission, open_run
+
+
+@pytest.fixture(scope='module')
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp('generated') / 'scenes'
+    generate_dataset(GeneratorSettings(train=14, val=6, seed=3), root, workers=1)
+    assert not verify_coco(load_card(CARD_NAME, root), root).problems
+    return root
+
+
+def smoke(**changes: Any) -> MaskRcnnRecipe:
+    return replace(smoke_recipe(), local_batch_size=3, eval_batch_size=2, runtime=Runtime(loader_workers=0), **changes)
+
+
+@pytest.fixture(scope='module')
+def task(scenes: Path) -> MaskRcnnTask:
+    return build_task(smoke(), scenes, None)
+
+
+def published_task(recipe: MaskRcnnRecipe) -> MaskRcnnTask:
+    """The schedule of a task on the real training set, whose images are not needed for it."""
+    task = MaskRcnnTask.__new__(MaskRcnnTask)
+    task.recipe, task.train_samples, task.eval_samples = recipe, 117_266, 5_000
+    return task
+
+
+def test_training_and_evaluation_run_on_the_batches(task: MaskRcnnTask) -> None:
+    model = task.build_model()
+    assert model.architecture.num_classes == len(task.category_ids) == 5
+    batches = list(task.train_batches(epoch=0, skip=0, rank=0, world_size=1, seed=5))
+    assert len(batches) == task.steps_per_epoch()
+    for batch in batches[:2]:
+        losses = model(batch)
+        assert len(losses) == 5
+        assert all(value.isfinite() for value in losses.values())
+    seen: list[int] = []
+    for rank in (0, 1):
+        for batch in task.evaluation_batches(rank=rank, world_size=2):
+            found = model.eval().detect(batch)
+            rows = task.detection_rows(found, batch)
+            assert len(rows) == found.valid.sum() == len(rows.rles)
+            assert all(rle['size'] == batch.sizes[batch.image_ids.tolist().index(image)].tolist()
+                       for rle, image in zip(rows.rles, rows.image_ids.tolist(), strict=True))
+            seen += batch.image_ids.tolist()
+    assert len(seen) == len(set(seen)) == task.eval_samples == 6
+    assert task.iou_types == ('bbox', 'segm')
+    assert task.annotations.name == 'instances_val2017.json'
+
+
+def test_a_resumed_epoch_sees_the_same_batches(task: MaskRcnnTask) -> None:
+    arguments = {'epoch': 1, 'rank': 0, 'world_size': 1, 'seed': 9}
+    whole = list(task.train_batches(skip=0, **arguments))
+    rest = list(task.train_batches(skip=2, **arguments))
+    assert [batch.image_ids.tolist() for batch in whole[2:]] == [batch.image_ids.tolist() for batch in rest]
+    assert all(torch.equal(a.images, b.images) for a, b in zip(whole[2:], rest, strict=True))
+
+
+def test_groups_of_weights_and_biases(task: MaskRcnnTask) -> None:
+    model = MaskRcnn(MASKRCNN_R50_FPN, 1000)
+    optimizer = task.build_optimizer(model, {'fused': False, 'foreach': True})
+    assert type(optimizer) is torch.optim.SGD
+    weights, biases = optimizer.param_groups
+    assert (len(weights['params']), len(biases['params'])) == (63, 21)
+    assert sum(p.numel() for p in weights['params']) == 44_119_040
+    assert sum(p.numel() for p in biases['params']) == 6_133
+    for group, decay, factor in ((weights, 1e-4, 1), (biases, 0, 2)):
+        assert (group['momentum'], group['dampening'], group['nesterov'], group['weight_decay']) == (
+            0.9, 0, False, decay)
+        assert group['lr'] == factor * task.recipe.base_learning_rate
+
+
+@pytest.mark.parametrize(('step', 'weights', 'biases'), [
+    (0, 0.0, 0.16), (1, 0.000256, 0.160256), (624, 0.159744, 0.319744), (625, 0.16, 0.32), (8_999, 0.16, 0.32),
+    (9_000, 0.016, 0.032), (11_999, 0.016, 0.032), (12_000, 0.0016, 0.0032), (39_999, 0.0016, 0.0032),
+])
+def test_learning_rates(step: int, weights: float, biases: float) -> None:
+    """Ladder step 4: the warm-up of the biases starts at half of their rate, not at 0."""
+    rates = published_task(builtin_recipes()['nvidia-4x8x4']).learning_rates(step)
+    assert rates == (pytest.approx(weights, abs=1e-9), pytest.approx(biases, abs=1e-9))
+
+
+def test_a_warmup_that_does_not_start_at_zero() -> None:
+    task = published_task(builtin_recipes()['nvidia-32x8x1'])
+    assert task.learning_rates(0) == (pytest.approx(0.0006), pytest.approx(0.2406))
+
+
+@pytest.mark.parametrize(('name', 'steps'), [
+    ('nvidia-1x8x6', 2444), ('nvidia-1x8x8', 1833), ('nvidia-2x8x6', 1222), ('nvidia-4x8x4', 917),
+    ('nvidia-32x8x1', 459), ('lanta-4x4x8', 917), ('lanta-4x4x6', 1222)])
+def test_iterations_of_an_epoch_are_those_of_the_published_logs(name: str, steps: int) -> None:
+    assert published_task(builtin_recipes()[name]).steps_per_epoch() == steps
+
+
+def test_hyperparameters_are_honest_about_the_samples() -> None:
+    events = dict(published_task(builtin_recipes()['lanta-4x4x8']).mllog_hyperparameters())
+    assert events['train_samples'] == 117_266
+    assert events['eval_samples'] == 5_000
+    assert events['num_image_candidates'] == 8_000
+    assert events['opt_learning_rate_decay_steps'] == [9_000, 12_000]
+
+
+@pytest.mark.parametrize(('ruleset', 'tensors'), [('0.7.0', 0), ('1.0.0', 0), ('1.1.0', 21), ('2.0.0', 21),
+                                                  ('2.1.0', 21), ('3.0.0', 21), ('3.1.0', 21)])
+def test_log_passes_the_checker_of_its_round(ruleset: str, tensors: int, tmp_path: Path,
+                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = replace(builtin_recipes()['lanta-4x4x8'], ruleset=ruleset)
+    task = published_task(recipe)
+    task._backbone = None
+    names = task.initialized_tensors(MaskRcnn(MASKRCNN_R50_FPN, 1000)) if tensors else task.initialized_tensors(None)
+    assert len(names) == tensors
+    path = tmp_path / 'result_0.txt'
+    with MLPerfLog(path, rank=0) as mllog:
+        open_run(mllog, recipe, Submission(org='site', platform='machine'), cache_cleared=True)
+        log = RunLog(mllog, task)
+        log.describe(recipe, 7, names)
+        log.start_run()
+        for epoch, box in enumerate((0.2, 0.378)):
+            log.start_epoch(epoch)
+            log.stop_epoch(epoch + 1, throughput=100.0, loss=1.0, lr=0.1)
+            log.start_evaluation(epoch + 1)
+            log.stop_evaluation(epoch + 1, {'bbox': box, 'segm': 0.34})
+        log.stop_run(success=True, reason='target met')
+    result = check_log(path, ruleset, benchmark='maskrcnn', division='closed')
+    assert result.passed, result.findings
+    assert '"BBOX": 0.378' in path.read_text()
+
+
+def test_names_of_the_layers_are_those_of_the_rules() -> None:
+    names = mlperf_layer_names(MaskRcnn(MASKRCNN_R50_FPN, 1000))
+    assert len(names) == len(set(names)) == 21
+    assert {'FPN_inner_block1', 'FPN_layer_block4', 'RPNHead_bbox', 'ROI_MASK_PREDICTOR_fcn_logits'} <= set(names)
+
+
+def test_early_abort_is_a_setting_and_off_by_default() -> None:
+    recipe = builtin_recipes()['lanta-4x4x8']
+    assert published_task(recipe).gives_up(5, {'bbox': 0.0, 'segm': 0.0}) is None
+    willing = published_task(replace(recipe, early_abort=True))
+    assert willing.gives_up(5, {'bbox': 0.14, 'segm': 0.0}) is None
+    assert 'box AP 0.1300 after epoch 5 is under 0.1315' in str(willing.gives_up(5, {'bbox': 0.13, 'segm': 0.13}))
+
+
+def test_backbone_is_loaded_from_the_pickle_and_recorded_with_its_colour_order(tmp_path: Path) -> None:
+    body = MaskRcnn(MASKRCNN_R50_FPN, 1000).backbone.body
+    shapes = body.state_dict()
+    arrays = {theirs: np.random.default_rng(len(theirs)).random(tuple(shapes[ours].shape), dtype=np.float32)
+              for ours, theirs in name_map(body).items()}
+    path = tmp_path / 'R-50.pkl'
+    path.write_bytes(pickle.dumps({'blobs': arrays}, protocol=2))
+    task = published_task(builtin_recipes()['lanta-4x4x8'])
+    task.architecture = MASKRCNN_R50_FPN
+    task._backbone = VerifiedBackbone(name='r50-msra', path=path, published_as='R-50.pkl', sha256='0' * 64,
+                                      format='detectron-pickle')
+    loaded = task.build_model().backbone.body.state_dict()
+    assert all(np.array_equal(loaded[ours].numpy(), arrays[theirs]) for ours, theirs in name_map(body).items())
+    assert task.backbone_record() == {'file': 'R-50.pkl', 'sha256': '0' * 64, 'channel_order': 'BGR'}
+
+
+def test_ground_truth_as_detections_scores_one_and_nothing_scores_zero(task: MaskRcnnTask) -> None:
+    """Ladder step 8: the annotation file and category ids of the task fit the scorer, for boxes and masks."""
+    truth = read_ground_truth(task.annotations)
+    document = json.loads(task.annotations.read_text())
+    sizes = {image['id']: (image['height'], image['width']) for image in document['images']}
+    objects = [found for found in document['annotations'] if not found['iscrowd']]
+    rles = []
+    for found in objects:
+        encoded = mask_utils.frPyObjects(found['segmentation'], *sizes[found['image_id']])
+        rles.append(mask_utils.merge(encoded) if isinstance(encoded, list) else encoded)
+    ids = [image['id'] for image in document['images']]
+    perfect = make_rows([f['image_id'] for f in objects], [f['category_id'] for f in objects],
+                        [f['bbox'] for f in objects], [1.0] * len(objects), rles=rles, seen_image_ids=ids)
+    nothing = make_rows([], [], [], [], rles=[], seen_image_ids=ids)
+    for rows, expected in ((perfect, 1.0), (nothing, 0.0)):
+        for summary in score(truth, rows, task.iou_types).values():
+            assert abs(summary.AP - expected) < 1e-6
+
+
+class TestRefusals:
+    def test_recipe_of_another_benchmark(self, scenes: Path) -> None:
+        recipe: Recipe = SimpleNamespace(name='other')  # type: ignore[assignment]
+        with pytest.raises(UserError, match='needs a MaskRcnnRecipe'):
+            build_task(recipe, scenes, None)
+
+    def test_backbone_and_recipe_must_agree(self, scenes: Path, tmp_path: Path) -> None:
+        with pytest.raises(UserError, match='no weight file was given'):
+            build_task(smoke(pretrained_backbone=True), scenes, None)
+        with pytest.raises(UserError, match='would be ignored'):
+            build_task(smoke(), scenes, tmp_path / 'R-50.pkl')
+
+    def test_the_real_network_needs_its_80_classes(self, scenes: Path) -> None:
+        with pytest.raises(UserError, match=r'instances_val2017\.json: has 5 categories, maskrcnn_r50_fpn has 80'):
+            build_task(smoke(architecture='maskrcnn_r50_fpn'), scenes, None)
+
+    def test_backbone_that_is_not_the_published_file(self, scenes: Path, tmp_path: Path) -> None:
+        path = tmp_path / 'R-50.pkl'
+        path.write_bytes(b'not the weights')
+        with pytest.raises(UserError, match=r'none of R-50.pkl'):
+            build_task(smoke(pretrained_backbone=True), scenes, path)

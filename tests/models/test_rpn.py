@@ -1,0 +1,110 @@
+"""Proposals against a plain loop with torchvision's operators and the reference's inclusive formulas."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torchvision.ops import nms
+
+from mlperf_det.models.legacy_boxes import to_inclusive, to_twins
+from mlperf_det.models.maskrcnn_anchors import STRIDES, cell_anchors, pyramid_anchors
+from mlperf_det.models.rpn import RpnHead, propose, select_over_batch, select_per_image
+
+GRIDS = [(56, 72), (28, 36), (14, 18), (7, 9), (4, 5)]
+SIZES = torch.tensor([[224, 288], [201, 260]])
+
+
+def random_outputs(seed: int) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    generator = torch.Generator().manual_seed(seed)
+    anchors = pyramid_anchors(torch.stack([cell_anchors(stride, 8) for stride in STRIDES]), GRIDS)
+    logits = [torch.randn(2, len(level), generator=generator) for level in anchors]
+    offsets = [torch.randn(2, len(level), 4, generator=generator) * 0.4 for level in anchors]
+    return logits, offsets, anchors
+
+
+def legacy_decode(offset: Tensor, anchor: Tensor, height: int, width: int) -> list[float]:
+    """The reference's decoding and clipping of one inclusive anchor, in Python numbers."""
+    (dx, dy, dw, dh), (x1, y1, x2, y2) = offset.tolist(), anchor.tolist()
+    w, h = x2 - x1 + 1, y2 - y1 + 1
+    cx, cy = x1 + 0.5 * w + dx * w, y1 + 0.5 * h + dy * h
+    most = math.log(1000 / 16)
+    pw, ph = math.exp(min(dw, most)) * w, math.exp(min(dh, most)) * h
+    corners = cx - 0.5 * pw, cy - 0.5 * ph, cx + 0.5 * pw - 1, cy + 0.5 * ph - 1
+    return [min(max(value, 0), side - 1) for value, side in zip(corners, (width, height) * 2, strict=True)]
+
+
+def proposals_one_by_one(image: int, per_level: int, outputs: tuple[list[Tensor], ...]) -> list[tuple[float, Tensor]]:
+    """Score and inclusive box of each proposal of an image, best first."""
+    found = []
+    for logits, offsets, anchors in zip(*outputs, strict=True):
+        best = logits[image].argsort(descending=True)[:per_level]
+        boxes = torch.tensor([legacy_decode(offsets[image, i], to_inclusive(anchors[i]), *SIZES[image].tolist())
+                              for i in best.tolist()])
+        kept = nms(to_twins(boxes), logits[image, best], 0.7)
+        found += list(zip(logits[image, best][kept].tolist(), boxes[kept], strict=True))
+    return sorted(found, key=lambda pair: -pair[0])
+
+
+@pytest.mark.parametrize('per_level', [100, 500])
+def test_proposals(per_level: int) -> None:
+    outputs = random_outputs(per_level)
+    boxes, scores = propose(*outputs, SIZES, per_level=per_level)
+    assert boxes.shape == (2, 5 * per_level, 4)
+    for image in range(2):
+        expected = proposals_one_by_one(image, per_level, outputs)
+        real = scores[image] > -torch.inf
+        assert real.sum() == len(expected) < 5 * per_level
+        order = scores[image].argsort(descending=True)[:len(expected)]
+        torch.testing.assert_close(scores[image, order], torch.tensor([score for score, _ in expected]))
+        torch.testing.assert_close(to_inclusive(boxes[image, order]), torch.stack([box for _, box in expected]),
+                                   atol=1e-3, rtol=1e-4)
+
+
+def test_tiny_boxes_stay() -> None:
+    logits, offsets, anchors = random_outputs(3)
+    for level in offsets:
+        level[..., 2:] = -20.0
+    boxes, scores = propose(logits, offsets, anchors, SIZES, per_level=50)
+    sides = (boxes[..., 2:] - boxes[..., :2])[scores > -torch.inf]
+    assert (sides <= 1).any()
+    assert len(sides) > 400, 'boxes thinner than a pixel were dropped'
+
+
+def test_training_cuts_over_the_whole_batch_not_per_image() -> None:
+    scores = torch.tensor([[9., 8, 7, -torch.inf], [6., 1, 0, -2]])
+    assert select_over_batch(scores, 4).tolist() == [[True, True, True, False], [True, False, False, False]]
+    assert select_over_batch(scores, 100).sum() == 7, 'suppressed proposals must not come back'
+
+
+def test_evaluation_cuts_per_image() -> None:
+    boxes = torch.arange(2 * 4 * 4).view(2, 4, 4).float()
+    scores = torch.tensor([[1., 3, -torch.inf, 2], [-torch.inf, -torch.inf, 0, -torch.inf]])
+    chosen, present = select_per_image(boxes, scores, 3)
+    assert torch.equal(chosen[0], boxes[0, [1, 3, 0]])
+    assert present.tolist() == [[True] * 3, [True, False, False]]
+    assert torch.equal(chosen[1, 0], boxes[1, 2])
+
+
+def test_head_is_that_of_its_layers_and_orders_anchors_as_the_anchors_are() -> None:
+    head = RpnHead(16)
+    pyramid = [torch.randn(2, 16, *grid) for grid in GRIDS[2:]]
+    logits, offsets = head(pyramid)
+    for level, level_logits, level_offsets in zip(pyramid, logits, offsets, strict=True):
+        hidden = head.conv(level).relu()
+        height, width = level.shape[2:]
+        expected = head.cls_logits(hidden).permute(0, 2, 3, 1).reshape(2, height * width * 3)
+        torch.testing.assert_close(level_logits, expected)
+        expected = head.bbox_pred(hidden).view(2, 3, 4, height, width).permute(0, 3, 4, 1, 2).reshape(2, -1, 4)
+        torch.testing.assert_close(level_offsets, expected)
+
+
+def test_head_is_exact_in_reduced_precision() -> None:
+    head = RpnHead(16)
+    torch.nn.init.constant_(head.cls_logits.bias, 100.0)  # bfloat16 knows 100 and 100.5, nothing between
+    with torch.autocast('cpu', torch.bfloat16):
+        logits, _ = head([torch.randn(1, 16, 8, 8)])
+    assert logits[0].dtype == torch.float32
+    assert len(logits[0].unique()) > 150
