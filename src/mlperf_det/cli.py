@@ -22,6 +22,10 @@ class Command(NamedTuple):
 
 COMMANDS = {
     'accept': Command('mlperf_det.rfm.local_run', 'run the checks and the report, with telling exit codes'),
+    'lint': Command('mlperf_det.rfm.lint_systems', 'find contradictions in the folder of a site'),
+    'new-site': Command('mlperf_det.rfm.new_site', 'write the folder of a site from what Slurm and the devices say'),
+    'sbatch': Command('mlperf_det.rfm.sbatch_command', 'write, or submit, the job script of a recipe without ReFrame'),
+    'self-test': Command('mlperf_det.rfm.self_test', 'use everything once that training needs'),
     'train': Command('mlperf_det.benchmarks.train_command', 'train a benchmark to its quality target'),
     'data': Command('mlperf_det.data.command', 'download, prepare, verify or generate a dataset'),
     'recipe': Command('mlperf_det.recipes.command', 'list, show or import recipes'),
@@ -30,6 +34,9 @@ COMMANDS = {
     'score': Command('mlperf_det.results.score_command', 'score groups of MLPerf logs: one row a group'),
     'verdict': Command('mlperf_det.results.verdict_command', 'judge runs: one line and an exit code'),
     'report': Command('mlperf_det.results.report_command', 'write the report of runs'),
+    'reference': Command('mlperf_det.results.reference_command', 'show, propose or check reference values'),
+    'history': Command('mlperf_det.results.history_command', 'list, show, compare or export recorded runs'),
+    'submission': Command('mlperf_det.results.submission_command', 'write an MLPerf-shaped submission tree'),
 }
 
 

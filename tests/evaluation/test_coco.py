@@ -37,6 +37,14 @@ def test_engines_agree_bit_for_bit_on_fresh_random_cases(nasty_case: CaseMaker, 
     assert scored > 20, 'the cases hardly match anything, so they prove nothing'
 
 
+def test_an_annotation_file_with_an_empty_year_scores_as_without(nasty_case: CaseMaker) -> None:
+    case = nasty_case(1)
+    before = score(read_ground_truth(case.annotations), case.rows, ['bbox'])
+    content = json.loads(case.annotations.read_text())
+    case.annotations.write_text(json.dumps({**content, 'info': {'year': '', 'version': ''}}))
+    assert score(read_ground_truth(case.annotations), case.rows, ['bbox']) == before
+
+
 def test_an_empty_result_scores_zero(nasty_case: CaseMaker) -> None:
     truth = read_ground_truth(nasty_case(3, masks=True).annotations)
     for engine in ('hotcoco', 'pycocotools'):

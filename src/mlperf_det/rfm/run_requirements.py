@@ -188,7 +188,7 @@ def log_keeps_the_rules(run: Run, record: RunRecord, expected: Expected) -> Iter
     recipe = expected.recipe
     if not expected.to_target:
         return
-    result = check_log(Path(run.source) / record.log, recipe.ruleset, benchmark=recipe.benchmark,
+    result = check_log(Path(run.source) / record.log, recipe.ruleset, benchmark=recipe.submission_benchmark,
                        division=recipe.division.value)
     findings = [finding for finding in result.findings if not is_declared(finding, recipe)]
     if findings:
@@ -203,11 +203,14 @@ REQUIREMENTS: tuple[Requirement, ...] = (
 
 
 def is_declared(finding: str, recipe: Recipe) -> bool:
-    """Say whether a finding is a deviation that an open run declares: it did not clear the caches, which needs root.
+    """Say whether a finding is a deviation that an open run declares.
 
-    Its log then has no ``cache_clear``, and the verdict says 'caches not cleared'.
+    It may not have cleared the caches, which needs root: its log then has no ``cache_clear``, and the verdict says
+    'caches not cleared'. It may have a quality target of its own, which `target_is_met` holds it to.
     """
-    return recipe.division is Division.OPEN and "'cache_clear'" in finding
+    if recipe.division is not Division.OPEN:
+        return False
+    return "'cache_clear'" in finding or finding.startswith('Failed checks for eval_accuracy')
 
 
 def read_lines(path: Path, kind: str) -> list[Mapping[str, Any]]:

@@ -238,11 +238,12 @@ class Trainer:
         return self.judge(verdict) if verdict else None
 
     def judge(self, verdict: Verdict) -> Ending | None:
-        """End the run when all targets are met in one evaluation."""
+        """End the run when all targets are met in one evaluation, or the benchmark gives it up."""
         scores = ', '.join(f'{name} {value:.4f}' for name, value in verdict.metrics.items())
         self.progress.say(f'epoch {verdict.epoch}: {scores} (target {_targets(self.recipe.quality_target)})')
         if not verdict.target_met:
-            return None
+            hopeless = self.task.gives_up(verdict.epoch, verdict.metrics)
+            return Ending(outcome=Outcome.ABORTED, reason=hopeless) if hopeless else None
         return Ending(outcome=Outcome.CONVERGED, reason=f'target met after epoch {verdict.epoch}: {scores}')
 
     def check_parameters(self) -> Ending | None:

@@ -89,6 +89,10 @@ class Task(Protocol):
         """
         ...
 
+    def gives_up(self, epoch: int, metrics: Mapping[str, float]) -> str | None:
+        """Say why a run that scored ``metrics`` after ``epoch`` epochs is hopeless; None: it goes on."""
+        return None
+
     def detection_rows(self, detections: Detections, batch: Batch) -> DetectionRows:
         """Turn the detections of an evaluation batch into rows; benchmarks with masks override it to encode them."""
         return rows_from_detections(detections, batch.image_ids.cpu().numpy(), self.category_ids)
