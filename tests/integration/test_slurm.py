@@ -1,0 +1,71 @@
+"""The suite on a real Slurm: what runs there as on any site, by srun and torchrun, and two suites at once."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from needs import require
+
+CHECKS = Path(__file__).resolve().parents[2] / 'checks'
+BENCHMARKS = sorted(path.stem for path in CHECKS.glob('*.py') if 'DetectionTrainingCheck' in path.read_text())
+
+
+def hosts(record) -> list[tuple[str, list[int]]]:
+    return [(host['name'], list(host['ranks'])) for host in record.hosts]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('benchmark', BENCHMARKS)
+def test_smoke_passes_on_two_nodes_by_srun(suite, cluster, benchmark: str) -> None:
+    case = suite.train(benchmark).only_case()
+    assert case.result == 'pass', case.reason
+    assert hosts(case.record) == [('n1', [0]), ('n2', [1])]
+    assert case.record.runtime['backend'] == 'gloo'
+    assert case.record.environment['SLURM_JOB_ID'] == case.job
+    assert 'srun' in case.script
+    assert cluster.accounting(case.job)['State'] == 'COMPLETED'
+
+
+@pytest.mark.slow
+def test_smoke_passes_on_two_nodes_by_torchrun(suite) -> None:
+    case = suite.train(launch='torchrun').only_case()
+    assert case.result == 'pass', case.reason
+    assert hosts(case.record) == [('n1', [0]), ('n2', [1])]
+    assert re.search(r'srun .*torch\.distributed\.run', case.script)
+
+
+def test_preflight_visits_every_node(suite) -> None:
+    session = suite.start('-n', 'preflight_cpu', '--distribute=all')
+    cases = session.end()
+    assert {case.result for case in cases} == {'pass'}, [case.reason for case in cases]
+    assert sorted(re.search(r'n[12]', case.name.partition('nid')[2]).group() for case in cases) == ['n1', 'n2']
+
+
+def test_gpus_that_only_slurm_promises_are_red(suite) -> None:
+    case = suite.start('-n', 'preflight_gpu', partition='gpu').only_case()
+    assert '--gres=gpu:4' in case.script
+    assert case.result == 'fail'
+    assert 'GPUs found: []; the configuration of the partition promises 4' in case.reason
+
+
+@pytest.mark.slow
+def test_two_suites_started_together_do_not_disturb_each_other(suite, tmp_path: Path) -> None:
+    # Same checkout, same working folder, and a dataset that is not there yet: both set out to make it.
+    cache = tmp_path / 'cache'
+    sessions = [suite.train(cache=cache) for _ in range(2)]
+    cases = [session.only_case() for session in sessions]
+    assert [case.result for case in cases] == ['pass', 'pass'], [case.reason for case in cases]
+    assert cases[0].folder != cases[1].folder
+    assert cases[0].record.dataset['fingerprint'] == cases[1].record.dataset['fingerprint']
+    assert [path.name for path in (cache / 'datasets').iterdir()] == [Path(cases[0].record.dataset['root']).name]
+
+
+def test_a_missing_program_fails_in_continuous_integration_and_skips_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv('CI', 'true')
+    with pytest.raises(pytest.fail.Exception, match='no-such-program is not installed'):
+        require('no-such-program')
+    monkeypatch.delenv('CI')
+    with pytest.raises(pytest.skip.Exception, match='no-such-program is not installed'):
+        require('no-such-program')
