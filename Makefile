@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: run test lint perf clean
+.PHONY: run test integration lint perf clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(not (3,10) <= sys.version_info[:2] <= (3,13) and "Python 3.10 to 3.13 is needed; set PYTHON=...")'
@@ -15,8 +15,13 @@ $(STAMP): pyproject.toml constraints.txt
 run: $(STAMP)
 	$(BIN)/mlperf-det accept
 
+# One thread a worker: two workers that each start a thread a core would spend their time waiting for each other.
 test: $(STAMP) lint
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=auto --dist=worksteal
+
+# A real Slurm cluster and real containers; needs root and what .ci/install-integration installs.
+integration: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m integration tests/integration
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

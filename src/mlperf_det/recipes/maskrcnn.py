@@ -172,5 +172,5 @@ def smoke_recipe() -> MaskRcnnRecipe:
     return MaskRcnnRecipe(
         name='smoke', tier=Tier.SMOKE, division=Division.OPEN, architecture='maskrcnn_smoke', dataset='generated-coco',
         pretrained_backbone=False, local_batch_size=8, eval_batch_size=20, epochs=14, walltime_minutes=15,
-        base_learning_rate=0.04, warmup_steps=100, warmup_factor=0.0004, decay_steps=(1_500, 2_100),
+        base_learning_rate=0.02, warmup_steps=200, warmup_factor=0.0001, decay_steps=(1_500, 2_100),
         num_image_candidates=800, min_image_size=112, max_image_size=192, quality_target={'bbox': 0.25, 'segm': 0.25})
