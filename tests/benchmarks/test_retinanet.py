@@ -103,7 +103,7 @@ def test_training_and_evaluation_run_on_the_batches(task: RetinaNetTask) -> None
     model = task.build_model()
     assert model.architecture.num_classes == 3
     batch = next(iter(task.train_batches(epoch=0, skip=0, rank=0, world_size=1, seed=5)))
-    assert batch.images.shape == (3, 3, 128, 128)
+    assert batch.images.shape == (3, 3, 96, 96)
     losses = model(batch)
     assert all(value.isfinite() for value in losses.values())
     seen: list[int] = []
