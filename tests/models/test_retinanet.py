@@ -142,8 +142,15 @@ class TestParity:
             height, width = batch.sizes[index].tolist()
             scale = torch.tensor([width, height, width, height]) / 128
             torch.testing.assert_close(found.scores[index, :used], expected['scores'], rtol=0, atol=2e-6)
-            torch.testing.assert_close(found.boxes[index, :used], expected['boxes'] * scale, rtol=1e-5, atol=2e-3)
-            assert torch.equal(found.labels[index, :used], expected['labels'])
+            # Rounding may swap neighbours whose scores are all but equal, and decide which of them is the last.
+            near = (found.scores[index, :used, None] - expected['scores']).abs() < 1e-5
+            near &= found.labels[index, :used, None] == expected['labels']
+            near &= torch.isclose(found.boxes[index, :used, None], expected['boxes'] * scale, rtol=1e-5,
+                                  atol=2e-3).all(dim=2)
+            sure = expected['scores'] > expected['scores'].min() + 1e-5
+            assert near.any(dim=1)[sure].all()
+            assert near.any(dim=0)[sure].all()
+            assert sure.sum() > 50
 
     @pytest.mark.slow
     def test_full_size(self, full: RetinaNet, torchvision_peer: Callable[[RetinaNet], Any],
