@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from mlperf_det.benchmarks.dataset_task import DatasetTask, verified_backbone
 from mlperf_det.data.annotations import Annotations, read_annotations
 from mlperf_det.data.aspect_sampler import steps_per_epoch
-from mlperf_det.data.backbone import VerifiedBackbone, identify_backbone, read_arrays
+from mlperf_det.data.backbone import VerifiedBackbone, read_arrays
 from mlperf_det.data.batch import Batch
 from mlperf_det.data.coco_masks import read_outlines
 from mlperf_det.data.layout import Dataset, open_dataset
@@ -36,7 +37,6 @@ from mlperf_det.models.msra_backbone import CHANNEL_ORDER, load_msra_weights
 from mlperf_det.recipes.maskrcnn import MaskRcnnRecipe
 from mlperf_det.recipes.maskrcnn_yardstick import hopeless
 from mlperf_det.recipes.recipe import Recipe
-from mlperf_det.training.task import Task
 
 _ARCHITECTURES: Mapping[str, MaskRcnnArchitecture] = MappingProxyType({
     'maskrcnn_r50_fpn': MASKRCNN_R50_FPN,
@@ -72,17 +72,11 @@ def build_task(recipe: Recipe, data_root: Path, backbone: Path | None) -> MaskRc
     if not isinstance(recipe, MaskRcnnRecipe):
         raise UserError(f'recipe {recipe.name}: is a {type(recipe).__name__}; benchmark maskrcnn needs a '
                         'MaskRcnnRecipe')
-    if recipe.pretrained_backbone and backbone is None:
-        raise UserError(f'recipe {recipe.name}: pretrained_backbone is true, but no weight file was given; '
-                        'fetch it with `mlperf-det data backbone r50-msra` and name it')
-    if not recipe.pretrained_backbone and backbone is not None:
-        raise UserError(f'recipe {recipe.name}: pretrained_backbone is false, so {backbone} would be ignored; '
-                        'leave it out or set pretrained_backbone to true')
-    verified = None if backbone is None else identify_backbone('r50-msra', backbone)
+    verified = verified_backbone(recipe, backbone, 'r50-msra')
     return MaskRcnnTask(recipe, open_dataset(recipe.dataset, data_root), verified)
 
 
-class MaskRcnnTask(Task):
+class MaskRcnnTask(DatasetTask):
     """Mask R-CNN bound to a recipe, a verified dataset and a backbone file."""
 
     static_graph = True
@@ -158,13 +152,6 @@ class MaskRcnnTask(Task):
             self._evaluation_source, self._transform(0.0), rank=rank, world_size=world_size,
             batch_size=self.recipe.eval_batch_size, workers=self.recipe.runtime.loader_workers)
 
-    def evaluates_after(self, epoch: int) -> bool:
-        """Every epoch."""
-        return True
-
-    def before_evaluation(self, model: nn.Module) -> None:
-        """Nothing: all norms are frozen."""
-
     def detection_rows(self, detections: Detections, batch: Batch) -> DetectionRows:
         """Turn the detections into rows, their masks into run lengths on the CPUs that the loader leaves."""
         encoder = mask_encoder(batch.sizes.cpu().numpy(), threads=default_workers())
@@ -180,11 +167,6 @@ class MaskRcnnTask(Task):
     def annotations(self) -> Path:
         """Annotation file of the validation split, the one with masks."""
         return self._dataset.split('val').source
-
-    @property
-    def category_ids(self) -> tuple[int, ...]:
-        """Original category id of each contiguous index."""
-        return self._category_ids
 
     @property
     def iou_types(self) -> tuple[str, ...]:
@@ -216,15 +198,10 @@ class MaskRcnnTask(Task):
             return []
         return mlperf_layer_names(model)
 
-    def dataset_record(self) -> Mapping[str, Any]:
-        """Return card, root, fingerprint and counts of the dataset."""
-        return self._dataset.record()
-
     def backbone_record(self) -> Mapping[str, Any] | None:
         """Return name, SHA-256 and colour order of the backbone's published file; None when drawn at random."""
-        if self._backbone is None:
-            return None
-        return {'file': self._backbone.published_as, 'sha256': self._backbone.sha256, 'channel_order': CHANNEL_ORDER}
+        record = super().backbone_record()
+        return None if record is None else {**record, 'channel_order': CHANNEL_ORDER}
 
     def _transform(self, mirror_probability: float) -> ResizeTransform:
         return ResizeTransform(self.recipe.min_image_size, self.recipe.max_image_size, mirror_probability)

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from mlperf_det.benchmarks.dataset_task import DatasetTask, verified_backbone
 from mlperf_det.data.annotation_cache import read_cached
 from mlperf_det.data.annotations import Annotations
-from mlperf_det.data.backbone import VerifiedBackbone, identify_backbone, read_arrays
+from mlperf_det.data.backbone import VerifiedBackbone, read_arrays
 from mlperf_det.data.batch import Batch
 from mlperf_det.data.layout import Dataset, open_dataset
 from mlperf_det.data.loader import ImageSource, evaluation_batches, steps_per_epoch, train_batches
@@ -25,7 +26,6 @@ from mlperf_det.models.resnext_fpn import load_body
 from mlperf_det.models.retinanet import RETINANET_RESNEXT50, RETINANET_SMOKE, RetinaNet, RetinaNetArchitecture
 from mlperf_det.recipes.recipe import Recipe
 from mlperf_det.recipes.retinanet import RetinaNetRecipe
-from mlperf_det.training.task import Task
 
 _ARCHITECTURES: Mapping[str, RetinaNetArchitecture] = MappingProxyType({
     'retinanet_resnext50': RETINANET_RESNEXT50,
@@ -47,17 +47,11 @@ def build_task(recipe: Recipe, data_root: Path, backbone: Path | None) -> Retina
     if not isinstance(recipe, RetinaNetRecipe):
         raise UserError(f'recipe {recipe.name}: is a {type(recipe).__name__}; benchmark retinanet needs a '
                         'RetinaNetRecipe')
-    if recipe.pretrained_backbone and backbone is None:
-        raise UserError(f'recipe {recipe.name}: pretrained_backbone is true, but no weight file was given; '
-                        'fetch it with `mlperf-det data backbone resnext50` and name it')
-    if not recipe.pretrained_backbone and backbone is not None:
-        raise UserError(f'recipe {recipe.name}: pretrained_backbone is false, so {backbone} would be ignored; '
-                        'leave it out or set pretrained_backbone to true')
-    verified = None if backbone is None else identify_backbone('resnext50', backbone)
+    verified = verified_backbone(recipe, backbone, 'resnext50')
     return RetinaNetTask(recipe, open_dataset(recipe.dataset, data_root), verified)
 
 
-class RetinaNetTask(Task):
+class RetinaNetTask(DatasetTask):
     """RetinaNet bound to a recipe, a verified dataset and a backbone file."""
 
     static_graph = True
@@ -127,28 +121,6 @@ class RetinaNetTask(Task):
             self._evaluation_source, self._evaluation_transform, rank=rank, world_size=world_size,
             batch_size=self.recipe.eval_batch_size, workers=self.recipe.runtime.loader_workers)
 
-    def evaluates_after(self, epoch: int) -> bool:
-        """Every epoch."""
-        return True
-
-    def before_evaluation(self, model: nn.Module) -> None:
-        """Nothing: all norms are frozen."""
-
-    @property
-    def annotations(self) -> Path:
-        """Annotation file of the validation split."""
-        return self._dataset.split('val').annotations
-
-    @property
-    def category_ids(self) -> tuple[int, ...]:
-        """Original category id of each contiguous index."""
-        return self._category_ids
-
-    @property
-    def iou_types(self) -> tuple[str, ...]:
-        """Boxes only."""
-        return ('bbox',)
-
     def mllog_hyperparameters(self) -> list[tuple[str, Any]]:
         """Return the hyperparameter events in the order of the published v5.0 logs; samples are counted in images."""
         recipe = self.recipe
@@ -171,17 +143,6 @@ class RetinaNetTask(Task):
     def initialized_tensors(self, model: nn.Module) -> list[str]:
         """Return the parameters' names as the rules of rounds v2.0 and v2.1 list them, in the order of the logs."""
         return mlperf_tensor_names(model)
-
-    def dataset_record(self) -> Mapping[str, Any]:
-        """Return card, root, fingerprint and counts of the dataset."""
-        return self._dataset.record()
-
-    def backbone_record(self) -> Mapping[str, Any] | None:
-        """Return published file name and SHA-256 of the backbone weights; None when drawn at random."""
-        if self._backbone is None:
-            return None
-        return {'file': self._backbone.published_as, 'sha256': self._backbone.sha256}
-
 
 def mlperf_tensor_names(model: nn.Module) -> list[str]:
     """Return all parameters' names, prefixed ``module.`` as in the rules, in the order of the published logs."""

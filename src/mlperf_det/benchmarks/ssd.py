@@ -13,8 +13,9 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from mlperf_det.benchmarks.dataset_task import DatasetTask, verified_backbone
 from mlperf_det.data.annotations import read_annotations
-from mlperf_det.data.backbone import VerifiedBackbone, identify_backbone
+from mlperf_det.data.backbone import VerifiedBackbone
 from mlperf_det.data.batch import Batch
 from mlperf_det.data.layout import Dataset, open_dataset
 from mlperf_det.data.loader import ImageSource, evaluation_batches, steps_per_epoch, train_batches
@@ -25,7 +26,6 @@ from mlperf_det.models.ssd import Ssd
 from mlperf_det.models.ssd_architecture import SSD300_RESNET34, SSD_SMOKE, SsdArchitecture
 from mlperf_det.recipes.recipe import Recipe
 from mlperf_det.recipes.ssd import SsdRecipe
-from mlperf_det.training.task import Task
 
 _ARCHITECTURES: Mapping[str, SsdArchitecture] = MappingProxyType({
     'ssd300_resnet34': SSD300_RESNET34,
@@ -44,17 +44,11 @@ def build_task(recipe: Recipe, data_root: Path, backbone: Path | None) -> SsdTas
     """
     if not isinstance(recipe, SsdRecipe):
         raise UserError(f'recipe {recipe.name}: is a {type(recipe).__name__}; benchmark ssd needs an SsdRecipe')
-    if recipe.pretrained_backbone and backbone is None:
-        raise UserError(f'recipe {recipe.name}: pretrained_backbone is true, but no weight file was given; '
-                        'fetch it with `mlperf-det data backbone resnet34` and name it')
-    if not recipe.pretrained_backbone and backbone is not None:
-        raise UserError(f'recipe {recipe.name}: pretrained_backbone is false, so {backbone} would be ignored; '
-                        'leave it out or set pretrained_backbone to true')
-    verified = None if backbone is None else identify_backbone('resnet34', backbone)
+    verified = verified_backbone(recipe, backbone, 'resnet34')
     return SsdTask(recipe, open_dataset(recipe.dataset, data_root), verified)
 
 
-class SsdTask(Task):
+class SsdTask(DatasetTask):
     """SSD bound to a recipe, a verified dataset and a backbone file."""
 
     static_graph = True
@@ -134,21 +128,6 @@ class SsdTask(Task):
         """Average the batch norms' running statistics over the ranks; the training goes on with the averages."""
         average_batch_norm_statistics(model)
 
-    @property
-    def annotations(self) -> Path:
-        """Annotation file of the validation split."""
-        return self._dataset.split('val').annotations
-
-    @property
-    def category_ids(self) -> tuple[int, ...]:
-        """Original category id of each contiguous index."""
-        return self._category_ids
-
-    @property
-    def iou_types(self) -> tuple[str, ...]:
-        """Boxes only."""
-        return ('bbox',)
-
     def mllog_hyperparameters(self) -> list[tuple[str, Any]]:
         """Return the hyperparameter events in the order of the published v1.1 logs."""
         recipe = self.recipe
@@ -174,17 +153,6 @@ class SsdTask(Task):
         if self.recipe.architecture == 'ssd300_resnet34':
             return mlperf_tensor_names(model)
         return [name for name, _ in model.named_parameters()]
-
-    def dataset_record(self) -> Mapping[str, Any]:
-        """Return card, root, fingerprint and counts of the dataset."""
-        return self._dataset.record()
-
-    def backbone_record(self) -> Mapping[str, Any] | None:
-        """Return published file name and SHA-256 of the backbone weights; None when drawn at random."""
-        if self._backbone is None:
-            return None
-        return {'file': self._backbone.published_as, 'sha256': self._backbone.sha256}
-
 
 def average_batch_norm_statistics(model: nn.Module) -> None:
     """Replace running means and variances by their averages over all ranks; no effect without `torch.distributed`."""
