@@ -21,7 +21,7 @@ from mlperf_det.data.cards import Card, SplitCard
 from mlperf_det.data.layout import file_hash, open_dataset
 from mlperf_det.data.verify import verify_coco
 from mlperf_det.errors import UserError
-from mlperf_det.models.resnext_fpn import load_body
+from mlperf_det.models.resnet_fpn import load_body
 from mlperf_det.models.retinanet import RETINANET_RESNEXT50, RetinaNet
 from mlperf_det.recipes.recipe import Division, Runtime, Tier
 from mlperf_det.recipes.retinanet import RetinaNetRecipe, builtin_recipes, smoke_recipe

@@ -7,11 +7,11 @@ from numpy.typing import NDArray
 
 from mlperf_det.errors import UserError
 from mlperf_det.models.msra_backbone import CHANNEL_ORDER, R50_TENSORS, load_msra_weights, name_map
-from mlperf_det.models.msra_resnet_fpn import MsraResNet
+from mlperf_det.models.resnet_fpn import BottleneckResNet, msra_body
 
 
-def resnet50() -> MsraResNet:
-    return MsraResNet(stem_channels=64, blocks=(3, 4, 6, 3))
+def resnet50() -> BottleneckResNet:
+    return msra_body(stem_channels=64, blocks=(3, 4, 6, 3))
 
 
 def published_arrays(seed: int) -> dict[str, NDArray[np.float32]]:

@@ -22,7 +22,7 @@ from mlperf_det.data.retinanet_input import RetinaNetTrainTransform, check_box_c
 from mlperf_det.data.transforms import SquashTransform
 from mlperf_det.errors import UserError
 from mlperf_det.models.frozen_batch_norm import calibrate_frozen_norms
-from mlperf_det.models.resnext_fpn import load_body
+from mlperf_det.models.resnet_fpn import load_body
 from mlperf_det.models.retinanet import RETINANET_RESNEXT50, RETINANET_SMOKE, RetinaNet, RetinaNetArchitecture
 from mlperf_det.recipes.recipe import Recipe
 from mlperf_det.recipes.retinanet import RetinaNetRecipe

@@ -18,7 +18,7 @@ from mlperf_det.models.detections import Detections
 from mlperf_det.models.legacy_boxes import to_inclusive
 from mlperf_det.models.maskrcnn_anchors import STRIDES, cell_anchors, pyramid_anchors
 from mlperf_det.models.maskrcnn_inference import FoundBoxes, find_boxes, to_original
-from mlperf_det.models.msra_resnet_fpn import MsraResNet, MsraResNetFpn
+from mlperf_det.models.resnet_fpn import ResNetFpn, SubsampledLevel, msra_body
 from mlperf_det.models.roi_align import pyramid_roi_align
 from mlperf_det.models.roi_heads import BOX_BINS, MASK_BINS, MASK_SIDE, RoIHeads
 from mlperf_det.models.roi_losses import box_loss, classifier_loss, mask_loss
@@ -86,10 +86,10 @@ class MaskRcnn(nn.Module):
         super().__init__()
         self.architecture = architecture
         self.image_candidates = image_candidates
-        body = MsraResNet(stem_channels=architecture.stem_channels, blocks=architecture.blocks)
+        body = msra_body(stem_channels=architecture.stem_channels, blocks=architecture.blocks)
         for part in architecture.frozen:
             body.get_submodule(part).requires_grad_(False)
-        self.backbone = MsraResNetFpn(body, architecture.pyramid_channels)
+        self.backbone = ResNetFpn(body, architecture.pyramid_channels, SubsampledLevel())
         self.rpn = RpnHead(architecture.pyramid_channels)
         self.roi_heads = RoIHeads(architecture.pyramid_channels, architecture.representation,
                                   architecture.num_classes + 1)

@@ -1,4 +1,4 @@
-"""The published MSRA ResNet-50 weights (Detectron's ``R-50.pkl``) loaded into `MsraResNet`, name by name."""
+"""The published MSRA ResNet-50 weights (Detectron's ``R-50.pkl``) loaded into `msra_body`, name by name."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mlperf_det.errors import UserError
-from mlperf_det.models.msra_resnet_fpn import MsraResNet
+from mlperf_det.models.resnet_fpn import BottleneckResNet
 
 #: Tensors that a ResNet-50 takes: 53 filters, and a scale and a shift of each norm.
 R50_TENSORS = 159
@@ -19,7 +19,7 @@ _BRANCHES = ('2a', '2b', '2c')
 CHANNEL_ORDER = 'BGR'
 
 
-def name_map(body: MsraResNet) -> dict[str, str]:
+def name_map(body: BottleneckResNet) -> dict[str, str]:
     """Return the body's tensor names and the file's names of the same tensors.
 
     The file holds more: convolution biases and a classifier, which the detector does not have.
@@ -38,7 +38,7 @@ def name_map(body: MsraResNet) -> dict[str, str]:
     return names
 
 
-def load_msra_weights(body: MsraResNet, arrays: Mapping[str, NDArray[np.float32]], *, source: str) -> int:
+def load_msra_weights(body: BottleneckResNet, arrays: Mapping[str, NDArray[np.float32]], *, source: str) -> int:
     """Load filters, scales and shifts; running statistics stay at mean 0 and variance 1, as the file has none.
 
     Args:

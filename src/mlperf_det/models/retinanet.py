@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mlperf_det.data.batch import Batch
 from mlperf_det.models.anchors import cell_anchors, octave_sizes, pyramid_anchors, pyramid_grids
 from mlperf_det.models.detections import Detections
-from mlperf_det.models.resnext_fpn import ResNeXtBody, ResNeXtFpn
+from mlperf_det.models.resnet_fpn import ResNetFpn, StridedLevels, resnext_body
 from mlperf_det.models.retinanet_loss import retinanet_losses
 from mlperf_det.models.retinanet_postprocess import postprocess
 
@@ -153,11 +153,11 @@ class RetinaNet(nn.Module):
     def __init__(self, architecture: RetinaNetArchitecture) -> None:
         super().__init__()
         self.architecture = architecture
-        body = ResNeXtBody(stem_channels=architecture.stem_channels, blocks=architecture.blocks,
-                           groups=architecture.groups, group_width=architecture.group_width)
+        body = resnext_body(stem_channels=architecture.stem_channels, blocks=architecture.blocks,
+                            groups=architecture.groups, group_width=architecture.group_width)
         for part in architecture.frozen:
             body.get_submodule(part).requires_grad_(False)
-        self.backbone = ResNeXtFpn(body, architecture.pyramid_channels)
+        self.backbone = ResNetFpn(body, architecture.pyramid_channels, StridedLevels(architecture.pyramid_channels))
         self.head = RetinaNetHead(architecture.pyramid_channels, architecture.num_classes)
         grids = pyramid_grids(architecture.image_size, FIRST_LEVEL, LAST_LEVEL)
         cells = [cell_anchors(octave_sizes(base), ASPECT_RATIOS) for base in architecture.anchor_bases]

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mlperf_det.models.msra_resnet_fpn import init_xavier_like
+from mlperf_det.models.resnet_fpn import init_xavier_like
 
 #: Bins along a side of what RoIAlign gives to each head, and of the masks.
 BOX_BINS, MASK_BINS, MASK_SIDE = 7, 14, 28
