@@ -87,13 +87,9 @@ class MaskRcnnRecipe(Recipe):
         candidates = {1000, 2000, CANDIDATES_PER_IMAGE * self.local_batch_size}
         return [
             *super().closed_rules(),
-            RuleCheck(key='architecture', value=self.architecture, kept=self.architecture == 'maskrcnn_r50_fpn',
-                      rule='the model is maskrcnn_r50_fpn'),
-            RuleCheck(key='pretrained_backbone', value=self.pretrained_backbone, kept=self.pretrained_backbone,
-                      rule='training starts from the given ImageNet weights (MSRA R-50)'),
-            RuleCheck(key='dataset', value=self.dataset, kept=self.dataset == 'coco2017', rule='the data is coco2017'),
-            RuleCheck(key='quality_target', value=dict(self.quality_target),
-                      kept=dict(self.quality_target) == dict(QUALITY_TARGET), rule=f'it is {dict(QUALITY_TARGET)}'),
+            *self._benchmark_rules(
+                architecture=self.architecture, model='maskrcnn_r50_fpn', dataset='coco2017', target=QUALITY_TARGET,
+                weights='the given ImageNet weights (MSRA R-50)'),
             RuleCheck(key='opt_base_learning_rate', value=self.base_learning_rate, rule='it is a multiple of 0.02',
                       kept=quotient > 0.5 and abs(quotient - round(quotient)) < 1e-5),
             RuleCheck(key='opt_learning_rate_warmup_steps', value=self.warmup_steps, rule='it is at least 0',

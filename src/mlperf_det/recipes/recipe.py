@@ -119,6 +119,26 @@ class Recipe:
         return [RuleCheck(key='max_steps', value=self.max_steps, kept=self.max_steps is None,
                           rule='a run ends at the quality target or at its last epoch')]
 
+    def _benchmark_rules(self, *, architecture: str, model: str, weights: str, dataset: str,
+                         target: Mapping[str, float]) -> list[RuleCheck]:
+        """Return the rules that every closed benchmark has: its model, weights, data and target.
+
+        Args:
+            architecture: the recipe's network.
+            model: the one that the rules train.
+            weights: what the rules start from, in words.
+            dataset: card that the rules train on.
+            target: least AP by the rules.
+        """
+        return [
+            RuleCheck(key='architecture', value=architecture, kept=architecture == model, rule=f'the model is {model}'),
+            RuleCheck(key='pretrained_backbone', value=self.pretrained_backbone, kept=self.pretrained_backbone,
+                      rule=f'training starts from {weights}'),
+            RuleCheck(key='dataset', value=self.dataset, kept=self.dataset == dataset, rule=f'the data is {dataset}'),
+            RuleCheck(key='quality_target', value=dict(self.quality_target),
+                      kept=dict(self.quality_target) == dict(target), rule=f'it is {dict(target)}'),
+        ]
+
     def closed_rule_breaches(self) -> list[str]:
         """Return what the closed division forbids, each as ``key: value, but the rule``."""
         return [f'{check.key}: {check.value}, but {check.rule}' for check in self.closed_rules() if not check.kept]

@@ -77,14 +77,9 @@ class RetinaNetRecipe(Recipe):
         """Return the closed-division rules held against this recipe; optimiser, losses and image size are fixed."""
         return [
             *super().closed_rules(),
-            RuleCheck(key='architecture', value=self.architecture, kept=self.architecture == 'retinanet_resnext50',
-                      rule='the model is retinanet_resnext50'),
-            RuleCheck(key='pretrained_backbone', value=self.pretrained_backbone, kept=self.pretrained_backbone,
-                      rule='training starts from the given ImageNet weights (ResNeXt50-32x4d, IMAGENET1K_V1)'),
-            RuleCheck(key='dataset', value=self.dataset, kept=self.dataset == 'openimages-mlperf',
-                      rule='the data is openimages-mlperf'),
-            RuleCheck(key='quality_target', value=dict(self.quality_target),
-                      kept=dict(self.quality_target) == dict(QUALITY_TARGET), rule=f'it is {dict(QUALITY_TARGET)}'),
+            *self._benchmark_rules(
+                architecture=self.architecture, model='retinanet_resnext50', dataset='openimages-mlperf',
+                target=QUALITY_TARGET, weights='the given ImageNet weights (ResNeXt50-32x4d, IMAGENET1K_V1)'),
             RuleCheck(key='opt_learning_rate_warmup_epochs', value=self.warmup_epochs, kept=self.warmup_epochs >= 0,
                       rule='it is an integer of at least 0 (field warmup_epochs)'),
             RuleCheck(key='opt_learning_rate_warmup_factor', value=self.warmup_factor, kept=self.warmup_factor >= 0,

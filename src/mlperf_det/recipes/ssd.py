@@ -81,13 +81,9 @@ class SsdRecipe(Recipe):
         evaluated = all(self.evaluates_after(epoch) for epoch in (40, 50, 55, 60, 65, 70, 75, 80))
         return [
             *super().closed_rules(),
-            RuleCheck(key='architecture', value=self.architecture, kept=self.architecture == 'ssd300_resnet34',
-                      rule='the model is ssd300_resnet34'),
-            RuleCheck(key='pretrained_backbone', value=self.pretrained_backbone, kept=self.pretrained_backbone,
-                      rule='training starts from the given ImageNet weights'),
-            RuleCheck(key='dataset', value=self.dataset, kept=self.dataset == 'coco2017', rule='the data is coco2017'),
-            RuleCheck(key='quality_target', value=dict(self.quality_target),
-                      kept=dict(self.quality_target) == dict(QUALITY_TARGET), rule=f'it is {dict(QUALITY_TARGET)}'),
+            *self._benchmark_rules(
+                architecture=self.architecture, model='ssd300_resnet34', dataset='coco2017', target=QUALITY_TARGET,
+                weights='the given ImageNet weights'),
             RuleCheck(key='opt_learning_rate_decay_boundary_epochs', value=list(self.decay_epochs),
                       kept=_is_stretched_reference_decay(self.decay_epochs),
                       rule='it is [40, 50] times 1 + K/10 with an integer K (field decay_epochs)'),
