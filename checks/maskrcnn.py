@@ -11,15 +11,7 @@ same evaluation.
 import reframe as rfm
 from reframe.core.builtins import parameter
 
-from mlperf_det.rfm.metrics import (
-    BBOX_AP,
-    DATA_WAIT_SHARE,
-    EPOCHS_TO_TARGET,
-    EVALUATION_SECONDS,
-    IMAGES_PER_SECOND,
-    SEGM_AP,
-    TIME_TO_TRAIN,
-)
+from mlperf_det.rfm.metrics import SEGM_AP, TRAINING_METRICS
 from mlperf_det.rfm.training_check import DetectionTrainingCheck, recipe_names
 
 
@@ -31,5 +23,4 @@ class maskrcnn(DetectionTrainingCheck):
     benchmark = 'maskrcnn'
     recipe = parameter(recipe_names('maskrcnn'))
     backbone = 'R-50.pkl'
-    metrics = [TIME_TO_TRAIN, IMAGES_PER_SECOND, EPOCHS_TO_TARGET, BBOX_AP, SEGM_AP, EVALUATION_SECONDS,
-               DATA_WAIT_SHARE]
+    metrics = [*TRAINING_METRICS, SEGM_AP]

@@ -10,14 +10,7 @@ Recipes come from systems/SITE/recipes.yaml; every recipe is a case of its own.
 import reframe as rfm
 from reframe.core.builtins import parameter
 
-from mlperf_det.rfm.metrics import (
-    BBOX_AP,
-    DATA_WAIT_SHARE,
-    EPOCHS_TO_TARGET,
-    EVALUATION_SECONDS,
-    IMAGES_PER_SECOND,
-    TIME_TO_TRAIN,
-)
+from mlperf_det.rfm.metrics import TRAINING_METRICS
 from mlperf_det.rfm.training_check import DetectionTrainingCheck, recipe_names
 
 
@@ -29,4 +22,4 @@ class retinanet(DetectionTrainingCheck):
     benchmark = 'retinanet'
     recipe = parameter(recipe_names('retinanet'))
     backbone = 'resnext50_32x4d-7cdf4587.pth'
-    metrics = [TIME_TO_TRAIN, IMAGES_PER_SECOND, EPOCHS_TO_TARGET, BBOX_AP, EVALUATION_SECONDS, DATA_WAIT_SHARE]
+    metrics = TRAINING_METRICS

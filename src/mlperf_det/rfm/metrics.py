@@ -80,5 +80,7 @@ SEGM_AP = Metric(name='segm_ap', unit=Unit.FRACTION, better=Direction.HIGHER,
 #: Mean time of a rank in all evaluations of a run, waiting for scores included.
 EVALUATION_SECONDS = Metric(name='evaluation_seconds', unit=Unit.SECONDS, better=Direction.LOWER,
                             of_run=lambda run: run.evaluation_seconds)
+#: What every check of a training measures.
+TRAINING_METRICS = (TIME_TO_TRAIN, IMAGES_PER_SECOND, EPOCHS_TO_TARGET, BBOX_AP, EVALUATION_SECONDS, DATA_WAIT_SHARE)
 #: Metrics that are accuracies -> the metric of the recipe's quality target that they are held against.
 ACCURACIES: Mapping[str, str] = MappingProxyType({BBOX_AP.name: 'bbox', SEGM_AP.name: 'segm'})
