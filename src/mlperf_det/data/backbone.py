@@ -16,9 +16,10 @@ from mlperf_det.data.cards import is_hex, is_relative
 from mlperf_det.data.detectron_pickle import read_detectron_pickle
 from mlperf_det.data.fetch import DEFAULT_RETRIES, Retries, fetch
 from mlperf_det.data.layout import file_hash
-from mlperf_det.data.typed_yaml import convert, did_you_mean, load_mapping
+from mlperf_det.data.typed_yaml import convert, load_mapping
 from mlperf_det.errors import UserError
 from mlperf_det.share import share_path
+from mlperf_det.yaml_files import did_you_mean
 
 Arrays = dict[str, NDArray[np.float32]]
 #: file name suffix of each export format

@@ -10,10 +10,11 @@ from types import MappingProxyType
 import msgspec
 import yaml
 
-from mlperf_det.data.typed_yaml import convert, did_you_mean, load_mapping
+from mlperf_det.data.typed_yaml import convert, load_mapping
 from mlperf_det.errors import UserError
 from mlperf_det.run_folder import write_atomically
 from mlperf_det.share import share_path
+from mlperf_det.yaml_files import did_you_mean
 
 #: a card of this name in a dataset's root describes a dataset that no shipped card does
 ROOT_CARD = 'card.yaml'

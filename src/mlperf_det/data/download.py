@@ -9,9 +9,9 @@ from urllib.parse import quote
 from mlperf_det.data.archive import extract_zip
 from mlperf_det.data.cards import Card, RemoteFile
 from mlperf_det.data.fetch import DEFAULT_RETRIES, Retries, digest_check, fetch
-from mlperf_det.data.typed_yaml import did_you_mean
 from mlperf_det.errors import UserError
 from mlperf_det.run_folder import write_atomically
+from mlperf_det.yaml_files import did_you_mean
 
 #: below the root: archives, unfinished downloads, and notes of what was unpacked
 DOWNLOADS = 'downloads'

@@ -18,9 +18,9 @@ from mlperf_det.data.image_fetch import FetchFailedError, ImageFetcher, NotOffer
 from mlperf_det.data.layout import file_hash
 from mlperf_det.data.openimages_boxes import read_subset
 from mlperf_det.data.progress import Progress
-from mlperf_det.data.typed_yaml import did_you_mean
 from mlperf_det.errors import UserError
 from mlperf_det.run_folder import write_atomically
+from mlperf_det.yaml_files import did_you_mean
 
 #: SHA-256 of published files that have no published checksum, as the first download found them
 DIGESTS = 'sha256.json'

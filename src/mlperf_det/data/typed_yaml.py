@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
-import yaml
 
 from mlperf_det.errors import UserError
+from mlperf_det.yaml_files import did_you_mean, read_yaml
 
 T = TypeVar('T')
 
@@ -22,12 +21,7 @@ def load_mapping(path: Path) -> dict[str, Any]:
     Raises:
         UserError: it cannot be read, is not YAML, or is something else than a mapping.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding='utf-8'))
-    except OSError as error:
-        raise UserError(f'{path}: cannot be read ({error.strerror})') from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f'{path}: not YAML: {" ".join(str(error).split())}') from error
+    content = read_yaml(path)
     if not isinstance(content, dict):
         raise UserError(f'{path}: must be a mapping of field names to values')
     return content
@@ -41,12 +35,6 @@ def convert(content: Mapping[str, Any], cls: type[T], path: Path) -> T:
     """
     _check_fields(content, cls, str(path))
     return _convert(content, cls, str(path))
-
-
-def did_you_mean(word: str, known: list[str]) -> str:
-    """Return advice after a name that is not in ``known``."""
-    close = difflib.get_close_matches(word, known, n=1)
-    return f'did you mean {close[0]!r}?' if close else f'choose from {", ".join(sorted(known))}'
 
 
 def _check_fields(value: Any, expected: Any, where: str) -> None:

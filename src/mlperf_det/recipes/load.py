@@ -12,9 +12,8 @@ A site keeps its recipes in ``systems/<site>/recipes.yaml``::
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import importlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -25,6 +24,7 @@ import yaml
 from mlperf_det.errors import UserError
 from mlperf_det.recipes.recipe import Division, Recipe, Runtime
 from mlperf_det.share import share_path
+from mlperf_det.yaml_files import did_you_mean, read_yaml
 
 RecipeT = TypeVar('RecipeT', bound=Recipe)
 
@@ -39,7 +39,7 @@ BENCHMARKS: Mapping[str, str] = MappingProxyType({
 def builtin_recipes(benchmark: str) -> dict[str, Recipe]:
     """Return the recipes that come with a benchmark, by name."""
     if benchmark not in BENCHMARKS:
-        raise UserError(f'{benchmark!r} is not a benchmark; {_did_you_mean(benchmark, BENCHMARKS)}')
+        raise UserError(f'{benchmark!r} is not a benchmark; {did_you_mean(benchmark, BENCHMARKS)}')
     module = importlib.import_module(BENCHMARKS[benchmark])
     return dict(module.builtin_recipes())
 
@@ -67,7 +67,7 @@ def find_recipe(benchmark: str, name: str, *, system: str | None = None, file: P
     """Return one recipe: a site's own first, else the built-in one of that name."""
     known = {**builtin_recipes(benchmark), **recipes_of(benchmark, system=system, file=file)}
     if name not in known:
-        raise UserError(f'benchmark {benchmark} has no recipe {name!r}; {_did_you_mean(name, known)}')
+        raise UserError(f'benchmark {benchmark} has no recipe {name!r}; {did_you_mean(name, known)}')
     return known[name]
 
 
@@ -116,7 +116,7 @@ def _site_recipe(fields: Any, *, name: str, builtin: Mapping[str, Recipe], where
     fields = dict(fields)
     base = fields.pop('base', name)
     if base not in builtin:
-        raise UserError(f'{where}.base: {base!r} is not a built-in recipe; {_did_you_mean(str(base), builtin)}')
+        raise UserError(f'{where}.base: {base!r} is not a built-in recipe; {did_you_mean(str(base), builtin)}')
     return _merge(builtin[base], {'name': name, **fields}, where=where)
 
 
@@ -142,29 +142,17 @@ def _merge(recipe: RecipeT, changes: Mapping[str, Any], *, where: str) -> Recipe
 def _require_known(key: str, owner: type, where: str) -> None:
     known = [field.name for field in dataclasses.fields(owner)]
     if key not in known:
-        raise UserError(f'{where}: unknown field {key!r}; {_did_you_mean(key, known)}')
+        raise UserError(f'{where}: unknown field {key!r}; {did_you_mean(key, known)}')
 
 
 def _read_section(path: Path, benchmark: str) -> Mapping[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding='utf-8'))
-    except OSError as error:
-        raise UserError(f'{path}: cannot be read ({error.strerror})') from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f'{path}: not YAML: {" ".join(str(error).split())}') from error
-    content = content or {}
+    content = read_yaml(path) or {}
     if not isinstance(content, dict):
         raise UserError(f'{path}: must be a mapping of benchmark names to recipes')
     for name in content:
         if name not in BENCHMARKS:
-            raise UserError(f'{path}: {name!r} is not a benchmark; {_did_you_mean(str(name), BENCHMARKS)}')
+            raise UserError(f'{path}: {name!r} is not a benchmark; {did_you_mean(str(name), BENCHMARKS)}')
     section = content.get(benchmark) or {}
     if not isinstance(section, dict):
         raise UserError(f'{path}: {benchmark} must be a mapping of recipe names to fields')
     return section
-
-
-def _did_you_mean(word: str, known: Iterable[str]) -> str:
-    names: Sequence[str] = sorted(known)
-    close = difflib.get_close_matches(word, names, n=1)
-    return f'did you mean {close[0]!r}?' if close else f'choose from {", ".join(names)}'

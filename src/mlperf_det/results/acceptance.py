@@ -38,7 +38,7 @@ from mlperf_det.results.references import (
     SourceKind,
 )
 from mlperf_det.results.run import Run
-from mlperf_det.results.strict_yaml import as_mapping, check_known, fail, read_yaml
+from mlperf_det.yaml_files import as_mapping, check_known, fail, read_yaml
 
 #: that the runs lie on the side of the promise where the verdict says they lie
 CONFIDENCE = 0.95

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from mlperf_det.results.references import Key, Reference, parse_references
-from mlperf_det.results.strict_yaml import fail, parse_yaml
+from mlperf_det.yaml_files import fail, parse_yaml
 
 
 def with_references(text: str, new: Mapping[Key, Reference], path: Path) -> str:

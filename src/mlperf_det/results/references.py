@@ -32,8 +32,8 @@ from typing import Any
 
 import msgspec
 
-from mlperf_det.results.strict_yaml import as_mapping, check_known, fail, read_yaml
 from mlperf_det.results.student_t import student_t_quantile
+from mlperf_det.yaml_files import as_mapping, check_known, fail, read_yaml
 
 BENCHMARKS = ('ssd', 'retinanet', 'maskrcnn')
 PRECISIONS = ('fp32', 'tf32', 'bf16', 'fp16', 'mixed')

@@ -26,7 +26,7 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def read_yaml(path: Path, fix: str) -> Any:
+def read_yaml(path: Path, fix: str = '') -> Any:
     """Return the content of a YAML file.
 
     Args:
@@ -36,12 +36,13 @@ def read_yaml(path: Path, fix: str) -> Any:
     Raises:
         UserError: the file cannot be read, is no YAML, or a key occurs twice in it.
     """
+    advice = fix and f'; {fix}'
     try:
         if path.stat().st_size > _LARGEST_BYTES:
-            raise UserError(f'{path}: is larger than {_LARGEST_BYTES >> 20} MiB; {fix}')
+            raise UserError(f'{path}: is larger than {_LARGEST_BYTES >> 20} MiB{advice}')
         content = path.read_bytes()
     except OSError as error:
-        raise UserError(f'{path}: cannot be read ({error.strerror}); {fix}') from error
+        raise UserError(f'{path}: cannot be read ({error.strerror}){advice}') from error
     return parse_yaml(content, path)
 
 
@@ -53,13 +54,18 @@ def parse_yaml(content: bytes | str, path: Path) -> Any:
         raise UserError(f'{path}: not YAML: {" ".join(str(error).split())}') from error
 
 
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return advice after a name that is not known: the nearest one, else all of them."""
+    names = sorted(known)
+    close = difflib.get_close_matches(word, names, n=1)
+    return f'did you mean {close[0]!r}?' if close else f'choose from {", ".join(names)}'
+
+
 def check_known(key: object, known: Iterable[str], what: str, where: str) -> None:
     """Raise `UserError` for a key that is not known, and name the nearest one."""
     names = list(known)
     if key not in names:
-        near = difflib.get_close_matches(str(key), names, n=1)
-        hint = f'did you mean {near[0]!r}?' if near else f'known: {", ".join(names)}'
-        fail(where, f'{key!r} is not a {what}; {hint}')
+        fail(where, f'{key!r} is not a {what}; {did_you_mean(str(key), names)}')
 
 
 def as_mapping(value: Any, where: str) -> dict[Any, Any]:
