@@ -15,6 +15,9 @@ from torch import Tensor
 from mlperf_det.errors import UserError
 from mlperf_det.models.resnet import ResNetBackbone
 
+#: Mean and standard deviation of ImageNet's RGB channels in [0, 1], as torchvision's classification weights expect.
+IMAGE_MEAN = (0.485, 0.456, 0.406)
+IMAGE_STD = (0.229, 0.224, 0.225)
 #: Parts of torchvision's classifier that a detection backbone of fewer stages does not have.
 _CLASSIFIER = re.compile(r'(layer4|fc)\.')
 #: torchvision names its weight files ``<name>-<first eight digits of the SHA-256>.pth``.

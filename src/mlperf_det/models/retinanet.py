@@ -15,13 +15,12 @@ from torch import Tensor, nn
 
 from mlperf_det.data.batch import Batch
 from mlperf_det.models.anchors import cell_anchors, octave_sizes, pyramid_anchors, pyramid_grids
+from mlperf_det.models.backbone_weights import IMAGE_MEAN, IMAGE_STD
 from mlperf_det.models.detections import Detections
 from mlperf_det.models.resnet_fpn import ResNetFpn, StridedLevels, resnext_body
 from mlperf_det.models.retinanet_loss import retinanet_losses
 from mlperf_det.models.retinanet_postprocess import postprocess
 
-#: Mean and standard deviation of ImageNet's channels, RGB in [0, 1].
-IMAGE_MEAN, IMAGE_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 ASPECT_RATIOS = (0.5, 1.0, 2.0)
 ANCHORS_PER_CELL = 9
 #: Levels of the pyramid: strides 8 to 128.

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mlperf_det.data.batch import Batch
+from mlperf_det.models.backbone_weights import IMAGE_MEAN, IMAGE_STD
 from mlperf_det.models.box_coding import centers_to_corners
 from mlperf_det.models.default_boxes import default_boxes
 from mlperf_det.models.detections import Detections
@@ -16,10 +17,6 @@ from mlperf_det.models.resnet import ResNetBackbone
 from mlperf_det.models.ssd_architecture import ExtraLayer, SsdArchitecture
 from mlperf_det.models.ssd_loss import build_targets, ssd_losses
 from mlperf_det.models.ssd_postprocess import postprocess
-
-#: Mean and standard deviation of ImageNet's RGB channels in [0, 1], as torchvision's classification weights expect.
-IMAGE_MEAN = (0.485, 0.456, 0.406)
-IMAGE_STD = (0.229, 0.224, 0.225)
 
 
 class ExtraBlock(nn.Module):
