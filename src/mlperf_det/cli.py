@@ -21,7 +21,7 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    'accept': Command('mlperf_det.rfm.local_run', 'run the checks and the report, with telling exit codes'),
+    'accept': Command('mlperf_det.rfm.accept', 'run the checks and the report, with telling exit codes'),
     'lint': Command('mlperf_det.rfm.lint_systems', 'find contradictions in the folder of a site'),
     'new-site': Command('mlperf_det.rfm.new_site', 'write the folder of a site from what Slurm and the devices say'),
     'sbatch': Command('mlperf_det.rfm.sbatch_command', 'write, or submit, the job script of a recipe without ReFrame'),

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from mlperf_det.cli import main
 from mlperf_det.rfm.junit import write_junit
-from mlperf_det.rfm.local_run import main
 
 CHECK = '''
 import reframe as rfm
@@ -52,7 +52,7 @@ class left_out(base):
 def junit(tmp_path_factory: pytest.TempPathFactory) -> ET.Element:
     folder = tmp_path_factory.mktemp('junit')
     (folder / 'check.py').write_text(CHECK)
-    status = main(['-c', str(folder / 'check.py'), '-o', str(folder / 'out'), '--no-report',
+    status = main(['accept', '-c', str(folder / 'check.py'), '-o', str(folder / 'out'), '--no-report',
                    '--junit', str(folder / 'new' / 'junit.xml')])
     assert status == 1
     suite, = ET.parse(folder / 'new' / 'junit.xml').getroot()  # noqa: S314 (our own file)

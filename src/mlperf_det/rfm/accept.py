@@ -12,7 +12,7 @@ each of these has an exit status of its own:
 5     the session ran out of time and was ended
 ====  =====================================================================================
 
-``make run`` is ``python -m mlperf_det.rfm.local_run``: the smoke tier and preflight on this machine.
+``make run`` is ``mlperf-det accept``: the smoke tier and preflight on this machine.
 """
 
 from __future__ import annotations
@@ -211,20 +211,6 @@ def write_report(folders: Sequence[Path], destination: Path) -> Path | None:
     return next(iter(sorted(destination.glob('*.html'))), None)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run as a program."""
-    parser = argparse.ArgumentParser(prog='python -m mlperf_det.rfm.local_run', description=__doc__.partition('\n')[0])
-    add_arguments(parser)
-    try:
-        return run(parser.parse_args(argv))
-    except UserError as error:
-        sys.stderr.write(f'mlperf-det: error: {error}\n')
-        return int(Verdict.UNUSABLE)
-    except KeyboardInterrupt:
-        sys.stderr.write('mlperf-det: interrupted\n')
-        return 130
-
-
 def _cause(case: Mapping[str, Any]) -> str:
     reason = ' '.join(str(case.get('fail_reason') or 'no reason is on record').split())
     kind = 'fixture ' if case.get('fixture') else ''
@@ -244,7 +230,3 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 def _say(line: str) -> None:
     sys.stdout.write(line + os.linesep)
     sys.stdout.flush()
-
-
-if __name__ == '__main__':
-    sys.exit(main())

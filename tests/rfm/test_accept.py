@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mlperf_det.rfm.local_run import Session, Verdict, judge, main, run_folders
+from mlperf_det.cli import main
+from mlperf_det.rfm.accept import Session, Verdict, judge, run_folders
 
 HEAD = '''
 import reframe as rfm
@@ -67,7 +68,7 @@ FAULTS = {
 def session(tmp_path: Path, capfd: pytest.CaptureFixture[str], checks: str, *arguments: str) -> tuple[int, str]:
     """Run a session over check code; return the exit status and the line that names the cause."""
     (tmp_path / 'checks.py').write_text(HEAD + checks)
-    status = main(['-c', str(tmp_path / 'checks.py'), '-o', str(tmp_path / 'out'), '--no-report', *arguments])
+    status = main(['accept', '-c', str(tmp_path / 'checks.py'), '-o', str(tmp_path / 'out'), '--no-report', *arguments])
     lines = capfd.readouterr().out.splitlines()
     return status, next(line for line in reversed(lines) if 'PASSED' in line and not line.startswith('['))
 
