@@ -42,8 +42,8 @@ COMMANDS = {
 
 def build_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     """Return the parser; only the subcommand that ``argv`` names gets its arguments (and its imports)."""
-    parser = argparse.ArgumentParser(prog='mlperf-det', description=__doc__.partition(':')[2].strip())
-    parser.description = 'Acceptance tests for GPU clusters: MLPerf detection training.'
+    parser = argparse.ArgumentParser(
+        prog='mlperf-det', description='Acceptance tests for GPU clusters: MLPerf detection training.')
     parser.add_argument('--version', action='version', version=f'mlperf-det {__version__}')
     subparsers = parser.add_subparsers(dest='command', metavar='COMMAND', required=True)
     named = next((word for word in argv if not word.startswith('-')), None)

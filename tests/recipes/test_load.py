@@ -8,7 +8,7 @@ import pytest
 
 from mlperf_det.errors import UserError
 from mlperf_det.recipes.load import builtin_recipes, check, find_recipe, override, recipes_of, to_mapping
-from mlperf_det.recipes.recipe import Division, Tier, at_throughput_tier
+from mlperf_det.recipes.recipe import Division, Tier
 from mlperf_det.recipes.ssd import SsdRecipe
 
 
@@ -82,7 +82,7 @@ def test_random_weights_never_reach_the_convergence_tier() -> None:
 
 def test_throughput_tier_keeps_model_and_batch() -> None:
     recipe = find_recipe('ssd', 'nvidia-1x8x114')
-    short = at_throughput_tier(recipe, steps=50)
+    short = override(recipe, ['tier=throughput', 'division=open', 'max_steps=50'])
     check(short)
     assert (short.tier, short.max_steps, short.global_batch_size) == (Tier.THROUGHPUT, 50, 912)
 

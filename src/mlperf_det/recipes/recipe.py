@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Literal, TypeVar
-
-RecipeT = TypeVar('RecipeT', bound='Recipe')
+from typing import Any, Literal
 
 
 class Tier(str, Enum):
@@ -142,9 +140,3 @@ class Recipe:
     def closed_rule_breaches(self) -> list[str]:
         """Return what the closed division forbids, each as ``key: value, but the rule``."""
         return [f'{check.key}: {check.value}, but {check.rule}' for check in self.closed_rules() if not check.kept]
-
-
-def at_throughput_tier(recipe: RecipeT, *, steps: int = 200, minutes: int = 20) -> RecipeT:
-    """Return the recipe with the same model, batch and data, stopped after a fixed number of optimiser steps."""
-    return replace(recipe, name=f'{recipe.name}-throughput', tier=Tier.THROUGHPUT, division=Division.OPEN,
-                   max_steps=steps, walltime_minutes=minutes, experiments=1)
