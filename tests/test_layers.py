@@ -67,7 +67,7 @@ def test_only_rfm_imports_reframe() -> None:
     (['mlperf_det.data.command', 'mlperf_det.evaluation.command', 'mlperf_det.benchmarks.train_command'],
      ['torch', 'pandas']),
     (['mlperf_det.mllog.command', 'mlperf_det.results.score_command', 'mlperf_det.results.verdict_command',
-      'mlperf_det.results.report_command'], ['torch']),
+      'mlperf_det.results.report.command'], ['torch']),
     (['mlperf_det.rfm.training_check'], ['torch', 'pandas']),
 ])
 def test_light_programs_stay_light(modules: list[str], heavy: list[str]) -> None:

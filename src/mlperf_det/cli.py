@@ -33,8 +33,8 @@ COMMANDS = {
     'logs': Command('mlperf_det.mllog.command', 'read MLPerf logs: one row a log'),
     'score': Command('mlperf_det.results.score_command', 'score groups of MLPerf logs: one row a group'),
     'verdict': Command('mlperf_det.results.verdict_command', 'judge runs: one line and an exit code'),
-    'report': Command('mlperf_det.results.report_command', 'write the report of runs'),
-    'reference': Command('mlperf_det.results.reference_command', 'show, propose or check reference values'),
+    'report': Command('mlperf_det.results.report.command', 'write the report of runs'),
+    'reference': Command('mlperf_det.results.references.command', 'show, propose or check reference values'),
     'history': Command('mlperf_det.results.history_command', 'list, show, compare or export recorded runs'),
     'submission': Command('mlperf_det.results.submission_command', 'write an MLPerf-shaped submission tree'),
 }

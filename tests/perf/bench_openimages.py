@@ -22,8 +22,8 @@ from mlperf_det.data.cards import OpenImagesCard
 from mlperf_det.data.decode import decode_rgb
 from mlperf_det.data.jpeg_header import read_sizes
 from mlperf_det.data.layout import file_hash
-from mlperf_det.data.openimages_boxes import CORNERS, FLAGS, read_subset
-from mlperf_det.data.openimages_json import write_annotations
+from mlperf_det.data.openimages.boxes import CORNERS, FLAGS, read_subset
+from mlperf_det.data.openimages.coco_json import write_annotations
 from mlperf_det.data.retinanet_input import RetinaNetTrainTransform
 from tests.perf.case import Case
 from tests.perf.openimages_files import write_openimages

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mlperf_det.data.openimages_boxes import read_subset
-from mlperf_det.data.openimages_json import write_annotations
+from mlperf_det.data.openimages.boxes import read_subset
+from mlperf_det.data.openimages.coco_json import write_annotations
 from tests.perf.openimages_files import write_openimages
 
 MOST_SECONDS, MOST_GIB = 60, 8

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from mlperf_det.data.cards import OpenImagesCard, OpenImagesSplit, load_card
-from mlperf_det.data.openimages_boxes import FLAGS
+from mlperf_det.data.openimages.boxes import FLAGS
 
 #: of the training split of Open Images V6
 ROWS, IMAGES, CLASSES = 14_610_229, 1_743_042, 601

@@ -16,7 +16,7 @@ from mlperf_det.errors import UserError
 from mlperf_det.results.acceptance import load_acceptance
 from mlperf_det.results.judging import judge_all
 from mlperf_det.results.performance import Standing, judge_metric
-from mlperf_det.results.references import Lookup
+from mlperf_det.results.references.table import Lookup
 from mlperf_det.results.verdict import State, Verdict
 from tests.results.conftest import FolderMaker, log_text
 

@@ -16,7 +16,7 @@ from mlperf_det.results import score_table
 from mlperf_det.results.groups import Group, group_runs
 from mlperf_det.results.judging import Judged
 from mlperf_det.results.reading import runs_in
-from mlperf_det.results.report import build_report
+from mlperf_det.results.report.page import build_report
 from mlperf_det.results.run import RunStatus
 from mlperf_det.results.score import score_runs
 from mlperf_det.results.verdict import judge

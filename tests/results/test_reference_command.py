@@ -11,9 +11,9 @@ import pytest
 
 from mlperf_det.cli import main
 from mlperf_det.results.published import published_result, published_results
-from mlperf_det.results.reference_edit import with_references
-from mlperf_det.results.reference_lint import findings
-from mlperf_det.results.references import Direction, Reference, ReferenceSource, SourceKind, load_references
+from mlperf_det.results.references.edit import with_references
+from mlperf_det.results.references.lint import findings
+from mlperf_det.results.references.table import Direction, Reference, ReferenceSource, SourceKind, load_references
 from mlperf_det.results.scaling import fit, modelled_reference, published_law
 from tests.results.conftest import FolderMaker, log_text
 

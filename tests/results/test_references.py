@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mlperf_det.errors import UserError
-from mlperf_det.results.references import load_references
+from mlperf_det.results.references.table import load_references
 from mlperf_det.results.student_t import student_t_cdf, student_t_quantile
 
 GOOD = """

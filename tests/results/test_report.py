@@ -14,14 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlperf_det.cli import main
-from mlperf_det.results.downsample import downsample
-from mlperf_det.results.html import escape, tag
 from mlperf_det.results.judging import judge_all
-from mlperf_det.results.report import build_report
-from mlperf_det.results.report_facts import suspects
-from mlperf_det.results.report_script import SCRIPT
+from mlperf_det.results.report.downsample import downsample
+from mlperf_det.results.report.facts import suspects
+from mlperf_det.results.report.html import escape, tag
+from mlperf_det.results.report.page import build_report
+from mlperf_det.results.report.script import SCRIPT
+from mlperf_det.results.report.svg import Axis, Bar, Rule, Series, bar_chart, line_chart, ticks
 from mlperf_det.results.run import RankTime
-from mlperf_det.results.svg import Axis, Bar, Rule, Series, bar_chart, line_chart, ticks
 from mlperf_det.run_folder import Outcome
 from tests.results.conftest import FolderMaker, log_text, metrics_text
 

@@ -6,7 +6,7 @@ from pathlib import PurePath
 
 import pytest
 
-from mlperf_det.results.references import METRICS
+from mlperf_det.results.references.table import METRICS
 from mlperf_det.results.run import Run, RunStatus
 from mlperf_det.rfm import metrics
 from mlperf_det.rfm.metrics import Metric, olympic_mean

@@ -153,7 +153,7 @@ def _verify_coco(card: Card, args: argparse.Namespace) -> int:
 
 
 def _download_openimages(card: Card, args: argparse.Namespace) -> int:
-    from mlperf_det.data.openimages_download import download_openimages
+    from mlperf_det.data.openimages.download import download_openimages
 
     download_openimages(_openimages(card), args.root, splits=args.split, files=args.file, mirror=args.mirror,
                         connections=args.connections, report=_say)
@@ -161,7 +161,7 @@ def _download_openimages(card: Card, args: argparse.Namespace) -> int:
 
 
 def _prepare_openimages(card: Card, args: argparse.Namespace) -> int:
-    from mlperf_det.data.openimages_prepare import prepare_openimages
+    from mlperf_det.data.openimages.prepare import prepare_openimages
 
     for prepared in prepare_openimages(_openimages(card), args.root, workers=args.workers, report=_say):
         counts = '' if prepared.images is None else f', {prepared.images:,} images, {prepared.boxes:,} boxes'
@@ -170,7 +170,7 @@ def _prepare_openimages(card: Card, args: argparse.Namespace) -> int:
 
 
 def _verify_openimages(card: Card, args: argparse.Namespace) -> int:
-    from mlperf_det.data.openimages_verify import verify_openimages
+    from mlperf_det.data.openimages.verify import verify_openimages
 
     result = verify_openimages(_openimages(card), args.root, quick=args.quick, workers=args.workers, splits=args.split)
     return _say_verification(result, args)
@@ -199,13 +199,13 @@ def _backbone(args: argparse.Namespace) -> int:
 
 
 def _add_generate_arguments(parser: argparse.ArgumentParser) -> None:
-    from mlperf_det.data.generate import add_generate_arguments
+    from mlperf_det.data.generated.dataset import add_generate_arguments
 
     add_generate_arguments(parser)
 
 
 def _generate(args: argparse.Namespace) -> int:
-    from mlperf_det.data.generate import run_generate
+    from mlperf_det.data.generated.dataset import run_generate
 
     return int(run_generate(args))
 

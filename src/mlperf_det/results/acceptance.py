@@ -28,7 +28,7 @@ from typing import Any
 import msgspec
 
 from mlperf_det.mllog.systems import accelerator_class
-from mlperf_det.results.references import (
+from mlperf_det.results.references.table import (
     BENCHMARKS,
     METRICS,
     PRECISIONS,

@@ -14,8 +14,8 @@ import msgspec
 
 from mlperf_det.errors import UserError
 from mlperf_det.results.reading import runs_of
-from mlperf_det.results.reference_proposals import OF_RUNS
-from mlperf_det.results.references import METRICS
+from mlperf_det.results.references.proposals import OF_RUNS
+from mlperf_det.results.references.table import METRICS
 from mlperf_det.results.regressions import Observation, Series, facts_of
 from mlperf_det.results.run import Run
 from mlperf_det.run_folder import RUN_JSON, read_record

@@ -17,7 +17,7 @@ from mlperf_det.errors import UserError
 from mlperf_det.mllog.command import print_table, printable, write_csv
 from mlperf_det.mllog.table import csv_bytes
 from mlperf_det.results.history import Record, read_history, series_of
-from mlperf_det.results.references import METRICS
+from mlperf_det.results.references.table import METRICS
 from mlperf_det.results.regressions import Regression, find_regressions
 from mlperf_det.run_folder import write_atomically
 

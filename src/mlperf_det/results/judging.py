@@ -10,7 +10,7 @@ from mlperf_det.mllog.collection import collect
 from mlperf_det.results.acceptance import load_acceptance
 from mlperf_det.results.groups import Group, group_runs
 from mlperf_det.results.reading import runs_in
-from mlperf_det.results.references import load_references
+from mlperf_det.results.references.table import load_references
 from mlperf_det.results.rules import rule_findings
 from mlperf_det.results.verdict import Verdict, judge, not_run
 

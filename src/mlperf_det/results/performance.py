@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from enum import Enum
 from types import MappingProxyType
 
-from mlperf_det.results.references import METRICS, Direction, Lookup, Reference, SourceKind
+from mlperf_det.results.references.table import METRICS, Direction, Lookup, Reference, SourceKind
 from mlperf_det.results.run import Run
 from mlperf_det.results.student_t import student_t_cdf, student_t_quantile
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from mlperf_det.results.references import METRICS, Direction, Reference, ReferenceSource, SourceKind
+from mlperf_det.results.references.table import METRICS, Direction, Reference, ReferenceSource, SourceKind
 
 #: days on which MLCommons published the rounds
 ROUND_DATES: Mapping[str, datetime.date] = MappingProxyType({

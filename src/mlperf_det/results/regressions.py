@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from mlperf_det.results.change_points import ChangePoint, Kind, change_points
-from mlperf_det.results.references import METRICS
+from mlperf_det.results.references.table import METRICS
 from mlperf_det.results.run import Run
 
 #: metrics that are shares already: changes are meant as differences, not as ratios

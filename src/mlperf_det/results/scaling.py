@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlperf_det.results.published import PublishedResult, published_results
-from mlperf_det.results.references import METRICS, Direction, Reference, ReferenceSource, SourceKind
+from mlperf_det.results.references.table import METRICS, Direction, Reference, ReferenceSource, SourceKind
 from mlperf_det.results.student_t import student_t_quantile
 
 #: how far beyond the published numbers of accelerators a prediction may go

@@ -23,7 +23,7 @@ from types import MappingProxyType
 from mlperf_det.results.acceptance import Acceptance, Promise
 from mlperf_det.results.groups import Group
 from mlperf_det.results.performance import CONFIDENCE, JUDGED, Judgement, Standing, judge_metric
-from mlperf_det.results.references import Direction, Lookup, Reference, References
+from mlperf_det.results.references.table import Direction, Lookup, Reference, References
 from mlperf_det.results.run import Run, RunStatus
 from mlperf_det.results.score import LEAST_RUNS, Score, score_runs
 

@@ -20,7 +20,7 @@ from mlperf_det.errors import UserError
 from mlperf_det.mllog.systems import accelerator_class
 from mlperf_det.recipes.load import BENCHMARKS, recipes_of
 from mlperf_det.recipes.recipe import Recipe, Tier
-from mlperf_det.results.references import Key, Reference, load_references
+from mlperf_det.results.references.table import Key, Reference, load_references
 from mlperf_det.rfm import containers, metrics
 from mlperf_det.rfm.constants import Device, Extra, Feature
 from mlperf_det.rfm.image import BUILD

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from mlperf_det.recipes.recipe import Tier
-from mlperf_det.results.references import Direction
+from mlperf_det.results.references.table import Direction
 from mlperf_det.results.run import Run
 from mlperf_det.rfm.constants import Unit
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlperf_det.recipes.recipe import Recipe
-from mlperf_det.results.references import PRECISIONS, Lookup, References, load_references
+from mlperf_det.results.references.table import PRECISIONS, Lookup, References, load_references
 from mlperf_det.rfm.metrics import ACCURACIES, Metric
 
 #: (value, lower bound, upper bound, unit), bounds as fractions of the value, None: unbounded

@@ -10,9 +10,8 @@ from types import MappingProxyType
 
 from mlperf_det import __version__
 from mlperf_det.results.groups import Group
-from mlperf_det.results.html import Markup, escape, join, raw, table, tag
 from mlperf_det.results.judging import Judged
-from mlperf_det.results.report_charts import (
+from mlperf_det.results.report.charts import (
     accuracy_chart,
     breakdown_chart,
     run_name,
@@ -20,11 +19,12 @@ from mlperf_det.results.report_charts import (
     times_chart,
     track_chart,
 )
-from mlperf_det.results.report_facts import configuration, node_table, provenance, rank_table
-from mlperf_det.results.report_script import SCRIPT, SCRIPT_HASH
-from mlperf_det.results.report_standing import regressions_of, regressions_section, standing_sections
-from mlperf_det.results.report_style import CSS
-from mlperf_det.results.report_thaisc import thaisc_section
+from mlperf_det.results.report.facts import configuration, node_table, provenance, rank_table
+from mlperf_det.results.report.html import Markup, escape, join, raw, table, tag
+from mlperf_det.results.report.script import SCRIPT, SCRIPT_HASH
+from mlperf_det.results.report.standing import regressions_of, regressions_section, standing_sections
+from mlperf_det.results.report.style import CSS
+from mlperf_det.results.report.thaisc_tables import thaisc_section
 from mlperf_det.results.run import Run, TrackPoint
 from mlperf_det.results.verdict import State, Verdict, overall
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from mlperf_det.results.references import Key, Reference, parse_references
+from mlperf_det.results.references.table import Key, Reference, parse_references
 from mlperf_det.yaml_files import fail, parse_yaml
 
 

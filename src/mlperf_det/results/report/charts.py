@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from mlperf_det.results.downsample import Point, downsample
-from mlperf_det.results.html import Markup, tag
 from mlperf_det.results.performance import Judgement
+from mlperf_det.results.report.downsample import Point, downsample
+from mlperf_det.results.report.html import Markup, tag
+from mlperf_det.results.report.svg import COLOURS, Axis, Bar, Rule, Series, bar_chart, legend, line_chart
 from mlperf_det.results.run import Run, TrackPoint
 from mlperf_det.results.run_metrics import PHASES
-from mlperf_det.results.svg import COLOURS, Axis, Bar, Rule, Series, bar_chart, legend, line_chart
 
 #: what the phases are called in the report
 PHASE_NAMES = dict(zip(

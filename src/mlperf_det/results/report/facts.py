@@ -7,8 +7,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mlperf_det.results.html import Markup, facts, join, table, tag
-from mlperf_det.results.report_charts import PHASE_NAMES, run_name
+from mlperf_det.results.report.charts import PHASE_NAMES, run_name
+from mlperf_det.results.report.html import Markup, facts, join, table, tag
 from mlperf_det.results.run import RankTime, Run
 from mlperf_det.results.run_metrics import PHASES
 from mlperf_det.run_folder import RunRecord

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from mlperf_det.results.acceptance import Acceptance
 from mlperf_det.results.groups import Group
 from mlperf_det.results.published import ROUND_DATES, published_result
-from mlperf_det.results.references import (
+from mlperf_det.results.references.table import (
     METRICS,
     Direction,
     Key,

@@ -24,9 +24,9 @@ import polars as pl
 from mlperf_det import __version__
 from mlperf_det.data.cards import OpenImagesCard, OpenImagesSplit
 from mlperf_det.data.jpeg_header import ImageSizes, read_sizes
-from mlperf_det.data.openimages_boxes import read_class_list, read_subset, renamed_classes
-from mlperf_det.data.openimages_json import MADE_BY, write_annotations
-from mlperf_det.data.openimages_renumber import category_list, counts_from_one, renumber
+from mlperf_det.data.openimages.boxes import read_class_list, read_subset, renamed_classes
+from mlperf_det.data.openimages.coco_json import MADE_BY, write_annotations
+from mlperf_det.data.openimages.renumber import category_list, counts_from_one, renumber
 from mlperf_det.errors import UserError
 from mlperf_det.run_folder import write_atomically
 

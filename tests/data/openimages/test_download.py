@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 
 from mlperf_det.cli import main
-from mlperf_det.data import openimages_download
 from mlperf_det.data.cards import OpenImagesCard, SourceFile, load_card, write_card
 from mlperf_det.data.fetch import Retries
-from mlperf_det.data.generate import GeneratorSettings
-from mlperf_det.data.openimages_download import download_openimages
-from mlperf_det.data.openimages_generate import CARD_NAME, generate_openimages
-from mlperf_det.data.openimages_prepare import prepare_openimages
-from mlperf_det.data.openimages_verify import verify_openimages
+from mlperf_det.data.generated.dataset import GeneratorSettings
+from mlperf_det.data.openimages import download
+from mlperf_det.data.openimages.download import download_openimages
+from mlperf_det.data.openimages.generate import CARD_NAME, generate_openimages
+from mlperf_det.data.openimages.prepare import prepare_openimages
+from mlperf_det.data.openimages.verify import verify_openimages
 from mlperf_det.errors import UserError
 
 QUICK = Retries(attempts=3, pause_seconds=0.001)
@@ -208,7 +208,7 @@ def test_damaged_images_are_not_kept(server: Server, published: Path, tmp_path: 
 
 def test_a_source_without_the_images_is_not_asked_for_all_of_them(
         server: Server, published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openimages_download, '_MOST_NOT_OFFERED', 4)
+    monkeypatch.setattr(download, '_MOST_NOT_OFFERED', 4)
     card = card_at(server.url, published)
     away = replace(card.splits['train'], image_url=f'{server.url}/nowhere')
     with pytest.raises(UserError, match=r'nowhere: lacks 5 or more of \d+ images .* fetch them with --mirror'):

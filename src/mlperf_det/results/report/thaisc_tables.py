@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mlperf_det.results.groups import Group
-from mlperf_det.results.html import Markup, join, table, tag
+from mlperf_det.results.report.html import Markup, join, table, tag
 from mlperf_det.results.thaisc import configuration_table, thaisc_score
 
 

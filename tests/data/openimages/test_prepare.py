@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mlperf_det.cli import main
-from mlperf_det.data import openimages_json
 from mlperf_det.data.annotations import read_annotations
 from mlperf_det.data.cards import ObjectClass, OpenImagesCard, OpenImagesSplit, SourceFile, load_card, write_card
-from mlperf_det.data.openimages_boxes import CORNERS, FLAGS, read_subset
-from mlperf_det.data.openimages_prepare import prepare_openimages
+from mlperf_det.data.openimages import coco_json
+from mlperf_det.data.openimages.boxes import CORNERS, FLAGS, read_subset
+from mlperf_det.data.openimages.prepare import prepare_openimages
 from mlperf_det.errors import UserError
 
 CLASSES = (ObjectClass(mid='/m/01', name='Airplane'), ObjectClass(mid='/m/03', name='Egg (Food)'),
@@ -146,7 +146,7 @@ def test_workers_and_chunks_do_not_change_a_byte(tmp_path: Path, monkeypatch: py
     card = write_split(tmp_path, rows, sizes)
     texts = []
     for workers, chunk in ((1, 100_000), (2, 7), (3, 1)):
-        monkeypatch.setattr(openimages_json, '_CHUNK', chunk)
+        monkeypatch.setattr(coco_json, '_CHUNK', chunk)
         prepare_openimages(card, tmp_path, workers=workers)
         texts.append((tmp_path / JSON).read_text())
     assert texts[0] == texts[1] == texts[2]
@@ -156,7 +156,7 @@ def test_workers_and_chunks_do_not_change_a_byte(tmp_path: Path, monkeypatch: py
 
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1))
 def test_numbers_are_written_as_python_writes_them(numbers: list[float]) -> None:
-    text = openimages_json._as_python(pl.Series(numbers, dtype=pl.Float64))
+    text = coco_json._as_python(pl.Series(numbers, dtype=pl.Float64))
     assert text.to_list() == [repr(each) for each in numbers]
 
 
@@ -258,12 +258,12 @@ def test_categories_from_one_are_renumbered_with_a_notice(tmp_path: Path, capsys
 def test_renumbering_works_across_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepare_openimages(write_split(tmp_path), tmp_path)
     right = json.loads((tmp_path / JSON).read_text())['annotations']
-    from mlperf_det.data import openimages_renumber
+    from mlperf_det.data.openimages import renumber
 
     for piece in (1, 5, 50, 333):
         one_based(tmp_path, json.dumps({**json.loads((tmp_path / JSON).read_text())}))
-        monkeypatch.setattr(openimages_renumber, '_PIECE_BYTES', piece + 400)  # the list of categories fits
-        openimages_renumber.renumber(tmp_path / JSON)
+        monkeypatch.setattr(renumber, '_PIECE_BYTES', piece + 400)  # the list of categories fits
+        renumber.renumber(tmp_path / JSON)
         assert json.loads((tmp_path / JSON).read_text())['annotations'] == right
 
 
@@ -347,7 +347,7 @@ def test_written_annotations_survive_an_interrupt(tmp_path: Path, monkeypatch: p
     def interrupt(*_: object) -> bytes:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(openimages_json, '_box_text', interrupt)
+    monkeypatch.setattr(coco_json, '_box_text', interrupt)
     with pytest.raises(KeyboardInterrupt):
         prepare_openimages(card, tmp_path)
     assert (tmp_path / JSON).read_bytes() == before

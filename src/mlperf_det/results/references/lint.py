@@ -6,7 +6,7 @@ import datetime
 from collections.abc import Iterator
 
 from mlperf_det.mllog.systems import accelerator_class
-from mlperf_det.results.references import Key, Reference, References, SourceKind
+from mlperf_det.results.references.table import Key, Reference, References, SourceKind
 
 #: a measured value this old says little of today's software
 OLDEST_DAYS = 400

@@ -19,13 +19,13 @@ from mlperf_det.cli import main
 from mlperf_det.data.annotation_cache import MappedAnnotations, columns_path, read_cached
 from mlperf_det.data.annotations import read_annotations
 from mlperf_det.data.cards import OpenImagesCard, OpenImagesSplit, load_card, write_card
-from mlperf_det.data.generate import GeneratorSettings
+from mlperf_det.data.generated.dataset import GeneratorSettings
+from mlperf_det.data.generated.scenes import SceneSettings
 from mlperf_det.data.layout import open_dataset
-from mlperf_det.data.openimages_boxes import CORNERS, FLAGS
-from mlperf_det.data.openimages_generate import CARD_NAME, UNLISTED, generate_openimages
-from mlperf_det.data.openimages_prepare import prepare_openimages
-from mlperf_det.data.openimages_verify import verify_openimages
-from mlperf_det.data.scenes import SceneSettings
+from mlperf_det.data.openimages.boxes import CORNERS, FLAGS
+from mlperf_det.data.openimages.generate import CARD_NAME, UNLISTED, generate_openimages
+from mlperf_det.data.openimages.prepare import prepare_openimages
+from mlperf_det.data.openimages.verify import verify_openimages
 from mlperf_det.errors import UserError
 
 SCENES = SceneSettings(classes=6, crowd_share=0.3, empty_share=0.2)
@@ -191,12 +191,12 @@ def test_a_dataset_without_its_csv_is_verified_with_a_notice(root: Path) -> None
 
 
 def test_columns_that_cannot_be_written_are_a_notice(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mlperf_det.data import openimages_verify
+    from mlperf_det.data.openimages import verify
 
     def refuse(*_: object) -> None:
         raise OSError(30, 'Read-only file system')
 
-    monkeypatch.setattr(openimages_verify, 'write_columns', refuse)
+    monkeypatch.setattr(verify, 'write_columns', refuse)
     result = verify_openimages(card_of(root), root)
     assert not result.problems
     assert 'training starts slowly' in '\n'.join(map(str, result.notices))

@@ -19,7 +19,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from mlperf_det.data.cards import ObjectClass
-from mlperf_det.data.openimages_boxes import FLAGS, SubsetBoxes
+from mlperf_det.data.openimages.boxes import FLAGS, SubsetBoxes
 from mlperf_det.data.progress import Progress
 
 #: Part of ``info.description``: how a file of ours is told from an export of another program.

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 from mlperf_det.results.groups import Group
 from mlperf_det.results.history import of_run, series_of
-from mlperf_det.results.html import Markup, join, table, tag
 from mlperf_det.results.published import published_result, published_results
-from mlperf_det.results.references import METRICS
+from mlperf_det.results.references.table import METRICS
 from mlperf_det.results.regressions import Regression, find_regressions
+from mlperf_det.results.report.html import Markup, join, table, tag
+from mlperf_det.results.report.svg import COLOURS, legend
+from mlperf_det.results.report.svg_scatter import Cloud, scatter_chart
 from mlperf_det.results.score import Score, scaling_efficiency
-from mlperf_det.results.svg import COLOURS, legend
-from mlperf_det.results.svg_scatter import Cloud, scatter_chart
 
 #: fewer values than this tell nothing of changes
 LEAST_HISTORY = 11

@@ -16,7 +16,7 @@ from mlperf_det.data.download import DOWNLOADS
 from mlperf_det.data.fetch import DEFAULT_RETRIES, Retries, fetch, require_space
 from mlperf_det.data.image_fetch import FetchFailedError, ImageFetcher, NotOfferedError
 from mlperf_det.data.layout import file_hash
-from mlperf_det.data.openimages_boxes import read_subset
+from mlperf_det.data.openimages.boxes import read_subset
 from mlperf_det.data.progress import Progress
 from mlperf_det.errors import UserError
 from mlperf_det.run_folder import write_atomically

@@ -13,10 +13,10 @@ from mlperf_det.mllog.command import print_table, printable
 from mlperf_det.results.acceptance import load_acceptance
 from mlperf_det.results.groups import group_runs
 from mlperf_det.results.published import published_results
-from mlperf_det.results.reference_edit import diff, with_references
-from mlperf_det.results.reference_lint import findings
-from mlperf_det.results.reference_proposals import from_promises, from_published, from_runs, worth_proposing
-from mlperf_det.results.references import (
+from mlperf_det.results.references.edit import diff, with_references
+from mlperf_det.results.references.lint import findings
+from mlperf_det.results.references.proposals import from_promises, from_published, from_runs, worth_proposing
+from mlperf_det.results.references.table import (
     BENCHMARKS,
     PRECISIONS,
     Key,

@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mlperf_det.data.cards import Card, SplitCard, write_card
+from mlperf_det.data.generated.classes import SCENE_CLASSES
+from mlperf_det.data.generated.scenes import SceneObject, SceneSettings, draw_scene
 from mlperf_det.data.progress import Progress
-from mlperf_det.data.scene_classes import SCENE_CLASSES
-from mlperf_det.data.scenes import SceneObject, SceneSettings, draw_scene
 from mlperf_det.errors import UserError
 
 CARD_NAME = 'generated-coco'
@@ -107,7 +107,7 @@ def run_generate(args: argparse.Namespace) -> int:
         generate = generate_dataset
     else:
         # Imported here: it builds on this module.
-        from mlperf_det.data.openimages_generate import generate_openimages as generate
+        from mlperf_det.data.openimages.generate import generate_openimages as generate
     made = generate(settings, args.root, workers=args.workers)
     sys.stdout.write(f'{args.root}: {"generated" if made else "already there, with the same settings"}: '
                      f'{settings.train} training and {settings.val} evaluation scenes, seed {settings.seed}'

@@ -15,7 +15,7 @@ from mlperf_det.mllog.table import csv_bytes
 from mlperf_det.results.evidence import write_evidence
 from mlperf_det.results.judging import Judged, judge_all
 from mlperf_det.results.junit import junit_xml
-from mlperf_det.results.report import Options, Theme, build_report
+from mlperf_det.results.report.page import Options, Theme, build_report
 from mlperf_det.results.summary import RUN_COLUMNS, run_facts, summary_of
 from mlperf_det.results.thaisc import benchmark_result, thaisc_score
 from mlperf_det.results.verdict import not_run, overall

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mlperf_det.results.downsample import Point
-from mlperf_det.results.html import Markup, join, raw, tag
+from mlperf_det.results.report.downsample import Point
+from mlperf_det.results.report.html import Markup, join, raw, tag
 
 WIDTH, HEIGHT = 480, 264
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 16, 40

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mlperf_det.results.downsample import Point
-from mlperf_det.results.html import Markup, raw, tag
+from mlperf_det.results.report.downsample import Point
+from mlperf_det.results.report.html import Markup, raw, tag
 
 WIDTH, HEIGHT = 640, 340
 _LEFT, _RIGHT, _TOP, _BOTTOM = 60, 20, 18, 42

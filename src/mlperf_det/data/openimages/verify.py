@@ -12,9 +12,9 @@ from mlperf_det.data.annotation_cache import columns_path, write_columns
 from mlperf_det.data.annotations import Annotations
 from mlperf_det.data.cards import Card, OpenImagesCard
 from mlperf_det.data.layout import FileDigest
-from mlperf_det.data.openimages_boxes import SubsetBoxes, class_counts, group_count, read_subset
-from mlperf_det.data.openimages_prepare import check_sources
-from mlperf_det.data.openimages_renumber import counts_from_one
+from mlperf_det.data.openimages.boxes import SubsetBoxes, class_counts, group_count, read_subset
+from mlperf_det.data.openimages.prepare import check_sources
+from mlperf_det.data.openimages.renumber import counts_from_one
 from mlperf_det.data.verify import SplitReport, Verification, verify_coco
 from mlperf_det.errors import UserError
 

@@ -1,0 +1,1 @@
+"""Generated datasets: scenes drawn from a seed, the same bytes everywhere."""

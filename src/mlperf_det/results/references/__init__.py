@@ -1,0 +1,1 @@
+"""Reference values with provenance: read, proposed, edited and checked."""
