@@ -15,7 +15,7 @@ from pycocotools import mask as mask_utils
 from mlperf_det.benchmarks.maskrcnn import MaskRcnnTask, build_task, mlperf_layer_names
 from mlperf_det.data.backbone import VerifiedBackbone
 from mlperf_det.data.cards import load_card
-from mlperf_det.data.generated.dataset import CARD_NAME, GeneratorSettings, generate_dataset
+from mlperf_det.data.scenes.dataset import CARD_NAME, GeneratorSettings, generate_dataset
 from mlperf_det.data.verify import verify_coco
 from mlperf_det.errors import UserError
 from mlperf_det.evaluation.coco import score

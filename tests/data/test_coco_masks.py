@@ -12,7 +12,7 @@ import pytest
 from pycocotools import mask as mask_utils
 
 from mlperf_det.data.coco_masks import Outlines, read_outlines
-from mlperf_det.data.generated.dataset import GeneratorSettings, generate_dataset
+from mlperf_det.data.scenes.dataset import GeneratorSettings, generate_dataset
 from mlperf_det.errors import UserError
 
 

@@ -12,9 +12,9 @@ from PIL import Image
 
 from mlperf_det.data.annotations import read_annotations
 from mlperf_det.data.device_decode import BatchDecoder, EncodedBatch, EncodedSource, TorchvisionDecoder, decoded
-from mlperf_det.data.generated.dataset import GeneratorSettings, generate_dataset
 from mlperf_det.data.loader import ImageSource, train_batches
 from mlperf_det.data.retinanet_input import RetinaNetTrainTransform
+from mlperf_det.data.scenes.dataset import GeneratorSettings, generate_dataset
 from mlperf_det.errors import UserError
 
 SIZE, CPU = 96, torch.device('cpu')

@@ -18,8 +18,8 @@ from PIL import Image
 
 from mlperf_det.data.annotations import read_annotations
 from mlperf_det.data.batch import Batch
-from mlperf_det.data.generated.dataset import GeneratorSettings, generate_dataset
 from mlperf_det.data.loader import ImageSource, default_workers, evaluation_batches, train_batches
+from mlperf_det.data.scenes.dataset import GeneratorSettings, generate_dataset
 from mlperf_det.data.transforms import SquashTransform, SsdTrainTransform
 from mlperf_det.errors import UserError
 

@@ -17,7 +17,6 @@ from mlperf_det.data.annotations import Annotations, read_annotations
 from mlperf_det.data.aspect_sampler import steps_per_epoch
 from mlperf_det.data.coco_masks import read_outlines
 from mlperf_det.data.decode import decode_rgb
-from mlperf_det.data.generated.dataset import GeneratorSettings, generate_dataset
 from mlperf_det.data.maskrcnn_input import (
     MaskBatch,
     MaskImageSource,
@@ -29,6 +28,7 @@ from mlperf_det.data.maskrcnn_input import (
     training_targets,
 )
 from mlperf_det.data.polygon_raster import mask_targets
+from mlperf_det.data.scenes.dataset import GeneratorSettings, generate_dataset
 from mlperf_det.errors import UserError
 
 SMALL = ResizeTransform(64, 100, 0.5)

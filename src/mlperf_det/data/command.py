@@ -199,13 +199,13 @@ def _backbone(args: argparse.Namespace) -> int:
 
 
 def _add_generate_arguments(parser: argparse.ArgumentParser) -> None:
-    from mlperf_det.data.generated.dataset import add_generate_arguments
+    from mlperf_det.data.scenes.dataset import add_generate_arguments
 
     add_generate_arguments(parser)
 
 
 def _generate(args: argparse.Namespace) -> int:
-    from mlperf_det.data.generated.dataset import run_generate
+    from mlperf_det.data.scenes.dataset import run_generate
 
     return int(run_generate(args))
 

@@ -16,12 +16,12 @@ import pytest
 from mlperf_det.cli import main
 from mlperf_det.data.cards import OpenImagesCard, SourceFile, load_card, write_card
 from mlperf_det.data.fetch import Retries
-from mlperf_det.data.generated.dataset import GeneratorSettings
 from mlperf_det.data.openimages import download
 from mlperf_det.data.openimages.download import download_openimages
 from mlperf_det.data.openimages.generate import CARD_NAME, generate_openimages
 from mlperf_det.data.openimages.prepare import prepare_openimages
 from mlperf_det.data.openimages.verify import verify_openimages
+from mlperf_det.data.scenes.dataset import GeneratorSettings
 from mlperf_det.errors import UserError
 
 QUICK = Retries(attempts=3, pause_seconds=0.001)

@@ -19,13 +19,13 @@ from mlperf_det.cli import main
 from mlperf_det.data.annotation_cache import MappedAnnotations, columns_path, read_cached
 from mlperf_det.data.annotations import read_annotations
 from mlperf_det.data.cards import OpenImagesCard, OpenImagesSplit, load_card, write_card
-from mlperf_det.data.generated.dataset import GeneratorSettings
-from mlperf_det.data.generated.scenes import SceneSettings
 from mlperf_det.data.layout import open_dataset
 from mlperf_det.data.openimages.boxes import CORNERS, FLAGS
 from mlperf_det.data.openimages.generate import CARD_NAME, UNLISTED, generate_openimages
 from mlperf_det.data.openimages.prepare import prepare_openimages
 from mlperf_det.data.openimages.verify import verify_openimages
+from mlperf_det.data.scenes.dataset import GeneratorSettings
+from mlperf_det.data.scenes.drawing import SceneSettings
 from mlperf_det.errors import UserError
 
 SCENES = SceneSettings(classes=6, crowd_share=0.3, empty_share=0.2)

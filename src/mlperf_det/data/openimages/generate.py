@@ -15,15 +15,15 @@ from typing import Any
 
 from mlperf_det.data.annotations import Annotations, read_annotations
 from mlperf_det.data.cards import ObjectClass, OpenImagesCard, OpenImagesSplit, write_card
-from mlperf_det.data.generated.classes import SCENE_CLASSES
-from mlperf_det.data.generated.dataset import (
+from mlperf_det.data.openimages.boxes import CORNERS, FLAGS
+from mlperf_det.data.scenes.classes import SCENE_CLASSES
+from mlperf_det.data.scenes.dataset import (
     LICENCE_NAME,
     GeneratorSettings,
     description,
     generate_dataset,
     temporary_folder,
 )
-from mlperf_det.data.openimages.boxes import CORNERS, FLAGS
 from mlperf_det.errors import UserError
 
 CARD_NAME = 'generated-openimages'

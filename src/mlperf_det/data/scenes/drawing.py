@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco_mask
 
-from mlperf_det.data.generated.classes import SCENE_CLASSES, Outline
+from mlperf_det.data.scenes.classes import SCENE_CLASSES, Outline
 
 Pixels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]

@@ -17,10 +17,10 @@ from pycocotools.coco import COCO
 from mlperf_det.cli import main
 from mlperf_det.data.annotations import read_annotations
 from mlperf_det.data.cards import load_card
-from mlperf_det.data.generated import dataset as generate
-from mlperf_det.data.generated.classes import SCENE_CLASSES
-from mlperf_det.data.generated.dataset import CARD_NAME, CATEGORY_IDS, GeneratorSettings, generate_dataset
-from mlperf_det.data.generated.scenes import Scene, SceneSettings, draw_scene
+from mlperf_det.data.scenes import dataset as generate
+from mlperf_det.data.scenes.classes import SCENE_CLASSES
+from mlperf_det.data.scenes.dataset import CARD_NAME, CATEGORY_IDS, GeneratorSettings, generate_dataset
+from mlperf_det.data.scenes.drawing import Scene, SceneSettings, draw_scene
 from mlperf_det.errors import UserError
 
 SETTINGS = GeneratorSettings(train=150, val=50, seed=3)

@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mlperf_det.data.cards import Card, SplitCard, write_card
-from mlperf_det.data.generated.classes import SCENE_CLASSES
-from mlperf_det.data.generated.scenes import SceneObject, SceneSettings, draw_scene
 from mlperf_det.data.progress import Progress
+from mlperf_det.data.scenes.classes import SCENE_CLASSES
+from mlperf_det.data.scenes.drawing import SceneObject, SceneSettings, draw_scene
 from mlperf_det.errors import UserError
 
 CARD_NAME = 'generated-coco'
