@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlperf_det.results.change_points import Kind, change_points, hampel
+from mlperf_det.results.reading import read_runs
 from mlperf_det.results.regressions import Observation, Series, facts_of, find_regressions
-from mlperf_det.results.run import read_runs
 from tests.results.conftest import FolderMaker
 
 NIGHTS, NOISE, STEP = 60, 0.01, math.log(1.03)

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from mlperf_det.errors import UserError
 from mlperf_det.mllog.reader import EventReader
 from mlperf_det.mllog.summary import summarize
-from mlperf_det.results.run import Run, RunStatus, read_runs
+from mlperf_det.results.reading import read_runs
+from mlperf_det.results.run import Run, RunStatus
 from mlperf_det.results.run_metrics import RunMetrics
 from mlperf_det.results.status import judge_status
 from mlperf_det.run_folder import Outcome

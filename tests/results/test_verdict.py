@@ -9,8 +9,8 @@ import pytest
 
 from mlperf_det.cli import main
 from mlperf_det.results.groups import group_runs
+from mlperf_det.results.reading import read_runs
 from mlperf_det.results.references.table import References, load_references
-from mlperf_det.results.run import read_runs
 from mlperf_det.results.verdict import EXIT_CODES, SEVERITY, State, Verdict, judge, overall
 from mlperf_det.run_folder import Outcome
 from tests.results.conftest import FolderMaker, log_text

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from mlperf_det.errors import UserError
-from mlperf_det.results.reading import runs_of
+from mlperf_det.results.reading import read_runs
 from mlperf_det.results.references.proposals import OF_RUNS
 from mlperf_det.results.references.table import METRICS
 from mlperf_det.results.regressions import Observation, Series, facts_of
@@ -100,7 +100,7 @@ def read_history(paths: Sequence[Path]) -> list[Record]:
         else:
             folders.append(path)
     if folders:
-        records += [of_run(run) for run in runs_of(folders)]
+        records += [of_run(run) for run in read_runs(folders)]
     return sorted(records, key=lambda record: (record.time if record.time is not None else -math.inf,
                                                record.identifier))
 

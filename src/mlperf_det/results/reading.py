@@ -20,10 +20,19 @@ from mlperf_det.results.status import judge_status
 from mlperf_det.run_folder import METRICS_JSONL, RUN_JSON, RunRecord, read_record
 
 
-def runs_of(paths: Sequence[Path]) -> list[Run]:
-    """Return the runs below ``paths``; see `run.read_runs`."""
-    collection = collect(paths)
-    return runs_in(collection)
+def read_runs(paths: Sequence[Path]) -> list[Run]:
+    """Read all runs below ``paths``: run folders, published result trees, archives of them, single logs.
+
+    Args:
+        paths: of any of these; the order of the runs is the natural order of their paths.
+
+    Returns:
+        One `Run` for each log, and one for each run.json that has no log. Never fails on what a file contains.
+
+    Raises:
+        UserError: a path does not exist, or needs a decompressor that is not installed.
+    """
+    return runs_in(collect(paths))
 
 
 def runs_in(collection: Collection) -> list[Run]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -181,19 +181,3 @@ class Run:
             return None
         spent = [rank.phases.get('evaluation', 0.0) + rank.phases.get('score_wait', 0.0) for rank in self.ranks]
         return sum(spent) / len(spent)
-
-
-def read_runs(paths: list[Path]) -> list[Run]:
-    """Read all runs below ``paths``: run folders, published result trees, archives of them, single logs.
-
-    Args:
-        paths: of any of these; the order of the runs is the natural order of their paths.
-
-    Returns:
-        One `Run` for each log, and one for each run.json that has no log. Never fails on what a file contains.
-
-    Raises:
-        UserError: a path does not exist, or needs a decompressor that is not installed.
-    """
-    from mlperf_det.results.reading import runs_of
-    return runs_of(paths)

@@ -19,7 +19,8 @@ from mlperf_det.errors import UserError
 from mlperf_det.mllog.compliance import check_log
 from mlperf_det.recipes.load import to_mapping
 from mlperf_det.recipes.recipe import Division, Recipe, Tier
-from mlperf_det.results.run import Run, RunStatus, read_runs
+from mlperf_det.results.reading import read_runs
+from mlperf_det.results.run import Run, RunStatus
 from mlperf_det.run_folder import METRICS_JSONL, Outcome, RunRecord, read_record
 
 _OUTCOMES: Mapping[Outcome, str] = MappingProxyType({

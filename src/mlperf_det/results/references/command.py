@@ -13,6 +13,7 @@ from mlperf_det.mllog.command import print_table, printable
 from mlperf_det.results.acceptance import load_acceptance
 from mlperf_det.results.groups import group_runs
 from mlperf_det.results.published import published_results
+from mlperf_det.results.reading import read_runs
 from mlperf_det.results.references.edit import diff, with_references
 from mlperf_det.results.references.lint import findings
 from mlperf_det.results.references.proposals import from_promises, from_published, from_runs, worth_proposing
@@ -27,7 +28,6 @@ from mlperf_det.results.references.table import (
     load_references,
     parse_references,
 )
-from mlperf_det.results.run import read_runs
 
 _COLUMNS = ('benchmark', 'accelerator', 'nodes', 'precision', 'metric', 'value', 'unit', 'limit', 'n', 'spread', 'date',
             'source')
