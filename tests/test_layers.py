@@ -23,7 +23,7 @@ ALLOWED = {
     'results': {'mllog', 'recipes'},
     'rfm': {'results', 'mllog', 'recipes'},
 }
-TOP_LEVEL = {'errors', 'share', 'run_folder', 'yaml_files'}
+TOP_LEVEL = {'errors', 'tables', 'reframe_sessions', 'share', 'run_folder', 'yaml_files'}
 
 
 def imported_rooms(path: Path) -> set[str]:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from mlperf_det import __version__
 from mlperf_det.errors import UserError
+from mlperf_det.tables import printable
 
 
 class Command(NamedTuple):
@@ -63,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = build_parser(words).parse_args(words)
         return int(args.run(args))
     except UserError as error:
-        sys.stderr.write(f'mlperf-det: error: {error}\n')
+        sys.stderr.write(f'mlperf-det: error: {printable(str(error))}\n')
         return 2
     except KeyboardInterrupt:
         sys.stderr.write('mlperf-det: interrupted\n')

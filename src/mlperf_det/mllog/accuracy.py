@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
@@ -28,7 +29,7 @@ class LoggedAccuracy:
 
 
 def read_accuracy(event: Event) -> LoggedAccuracy:
-    """Return the accuracy of an event; a value that is no number (text, null, another shape) is a NaN.
+    """Return the accuracy of an event; a value that is no number (words, null, another shape) is a NaN.
 
     Shapes: a number; ``{"BBOX":, "SEGM":}``; the same under ``accuracy`` (v0.6 NVIDIA); ``[bbox, segm]`` (v0.6
     Google); ``{"epoch":, "value":}`` (v0.5).
@@ -39,7 +40,7 @@ def read_accuracy(event: Event) -> LoggedAccuracy:
         epoch, value = value.get('epoch', epoch), value['value']
     if isinstance(value, dict) and 'accuracy' in value:
         value = value['accuracy']
-    return LoggedAccuracy(metrics=_metrics(value), time_ms=event.time_ms, epoch=epoch if is_finite(epoch) else None)
+    return LoggedAccuracy(metrics=_metrics(value), time_ms=event.time_ms, epoch=as_number(epoch))
 
 
 def _metrics(value: Any) -> dict[str, float]:
@@ -47,8 +48,18 @@ def _metrics(value: Any) -> dict[str, float]:
         value = dict(zip(('bbox', 'segm'), value, strict=False))
     elif not isinstance(value, dict):
         value = {'bbox': value}
-    return {str(name).lower(): float(number) if is_finite(number) else math.nan
-            for name, number in value.items()} or {'bbox': math.nan}
+    found = {str(name).lower(): as_number(number) for name, number in value.items()}
+    return {name: math.nan if number is None else float(number) for name, number in found.items()} or {'bbox': math.nan}
+
+
+def as_number(value: Any) -> int | float | None:
+    """Return a finite number, also one that was logged as text (``"0.34"``); None for all else."""
+    if isinstance(value, str):
+        for kind in (int, float):
+            with suppress(ValueError):
+                value = kind(value)
+                break
+    return value if is_finite(value) else None
 
 
 def is_finite(value: Any) -> TypeGuard[int | float]:

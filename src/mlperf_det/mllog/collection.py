@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
@@ -27,10 +27,10 @@ class Log:
 
 @dataclass
 class Collection:
-    """Logs in natural order of their paths, and the companions' contents."""
+    """Logs in natural order of their paths, and the companions: their contents, or None for those still on disk."""
 
     logs: list[Log] = field(default_factory=list)
-    companions: dict[PurePath, bytes] = field(default_factory=dict)
+    companions: dict[PurePath, bytes | None] = field(default_factory=dict)
     _systems: dict[PurePath, SystemDescription | None] = field(default_factory=dict)
 
     def system(self, log: Log) -> SystemDescription | None:
@@ -44,7 +44,7 @@ class Collection:
         for place in (folder / 'system.json', system / 'system.json',
                       system.parent.parent / 'systems' / f'{system.name}.json'):
             if place not in self._systems:
-                content = self._companion(place)
+                content = self.content(place)
                 self._systems[place] = None if content is None else parse_system(content)
             if found := self._systems[place]:
                 return found.used_by(log.summary.init_starts if log.summary else 0)
@@ -52,31 +52,38 @@ class Collection:
 
     def scaling_factor(self, folder: PurePath) -> float:
         """Return the factor of ``scaling.json`` in the folder of a group; 1 without one or with a broken one."""
-        content = self._companion(folder / 'scaling.json')
+        content = self.content(folder / 'scaling.json')
         try:
             factor = json.loads(content)['scaling_factor'] if content is not None else 1.0
         except (ValueError, KeyError, TypeError, RecursionError):
             return 1.0
         return float(factor) if isinstance(factor, (int, float)) and 0 < factor < float('inf') else 1.0
 
-    def _companion(self, path: PurePath) -> bytes | None:
-        """Return a companion's content; one outside the searched paths is read from disk."""
-        if path not in self.companions and isinstance(path, Path) and path.is_file():
-            self.companions[path] = path.read_bytes()
-        return self.companions.get(path)
+    def content(self, path: PurePath) -> bytes | None:
+        """Return the content of a companion, found or on disk; None where there is none that can be read."""
+        content = self.companions.get(path)
+        if content is not None or not isinstance(path, Path) or not path.is_file():
+            return content
+        try:
+            with path.open('rb') as stream:
+                content = stream.read(LARGEST_COMPANION_BYTES + 1)
+        except OSError:
+            return None
+        return content if len(content) <= LARGEST_COMPANION_BYTES else None
 
 
-def collect(paths: Iterable[Path]) -> Collection:
+def collect(paths: Iterable[Path], skip: Callable[[Path], bool] = lambda folder: False) -> Collection:
     """Read all logs below ``paths``; a log that cannot be read is in the result with its problem.
 
     Args:
-        paths: logs, folders, archives; see `sources.find`.
+        paths: logs, folders, archives, ReFrame sessions; see `sources.find`.
+        skip: says of a folder below them that it is of no interest.
 
     Raises:
         UserError: a path does not exist, or is compressed in a way that nothing here can read.
     """
     collection = Collection()
-    for source in find(paths):
+    for source in find(paths, skip):
         if not source.is_log:
             _read_companion(collection, source)
             continue
@@ -96,6 +103,10 @@ def _read_log(source: SourceFile) -> Log:
 
 
 def _read_companion(collection: Collection, source: SourceFile) -> None:
+    if source.on_disk:
+        # Read when it is asked for: thousands of metrics.jsonl would fill the memory.
+        collection.companions[source.path] = None
+        return
     try:
         with source.open() as stream:
             content = stream.read(LARGEST_COMPANION_BYTES + 1)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from mlperf_det.mllog.accuracy import LoggedAccuracy, is_finite
+from mlperf_det.mllog.accuracy import LoggedAccuracy, as_number
 from mlperf_det.mllog.events import Event
 
 
@@ -47,20 +47,21 @@ class EpochIntervals:
         if not running:
             return event.key in ('train_epoch', 'train_loop', 'eval_start', 'eval_stop') or kind in self._closed
         if event.key == 'train_epoch':    # v0.5: an epoch starts; its end is not logged
-            if is_finite(event.value):
-                self._start(event.value)
-                self._trained = event.value
+            epoch = as_number(event.value)
+            if epoch is not None:
+                self._start(epoch)
+                self._trained = epoch
         elif event.key == 'eval_start':
             number = event.meta('epoch_num')
-            self._evaluation(event.value if number is None else number)
+            self._evaluation(as_number(event.value if number is None else number))
         elif kind in self._closed and edge in ('start', 'stop'):
-            number = event.meta('epoch_num' if kind == 'epoch' else 'first_epoch_num')
-            count = event.meta('epoch_count')
-            if not is_finite(number):
+            number = as_number(event.meta('epoch_num' if kind == 'epoch' else 'first_epoch_num'))
+            count = as_number(event.meta('epoch_count'))
+            if number is None:
                 return True
             if edge == 'start':
                 self._start(number)
-                self._open.setdefault((kind, number), (event.time_ms, count if is_finite(count) else 1))
+                self._open.setdefault((kind, number), (event.time_ms, 1 if count is None else count))
             elif (kind, number) in self._open:
                 started, count = self._open.pop((kind, number))
                 self._closed[kind].append((started, event.time_ms, count))
@@ -72,9 +73,9 @@ class EpochIntervals:
     def _start(self, number: float) -> None:
         self._first = number if self._first is None else min(self._first, number)
 
-    def _evaluation(self, number: Any) -> None:
+    def _evaluation(self, number: int | float | None) -> None:
         """Learn the base from the first evaluation: epochs from 0 that evaluate under the same number have base 0."""
-        if self._base is None and self._trained is not None and is_finite(number):
+        if self._base is None and self._trained is not None and number is not None:
             self._base = 0 if self._first == 0 and number == self._trained else 1
 
     def closed_until(self, last: LoggedAccuracy | None) -> TrainingTime:

@@ -7,6 +7,8 @@ gives up on a line, this one reads what can be read and says what it forgave.
 
 from __future__ import annotations
 
+import ast
+import codecs
 import json
 import lzma
 import math
@@ -24,6 +26,8 @@ from mlperf_det.mllog.events import Event, Forgiven, Form
 CHUNK_BYTES = 1 << 20
 #: An event of a detection benchmark takes a few hundred bytes; the longest published line has 3 KiB.
 LONGEST_EVENT_BYTES = 4 << 20
+#: Python's parser is for short texts: deeply nested ones exhaust it.
+_LONGEST_LITERAL = 8 << 10
 
 _TOKEN = b':::MLLOG '
 #: what all forms begin with: ``:::MLPv0.5.0``, ``:::MLL`` and ``:::MLLOG``
@@ -31,6 +35,8 @@ _STEM = b':::ML'
 _ANY_TOKEN = re.compile(rb':::(?:MLLOG|MLL|MLPv0\.5\.0)(?= )')
 _V05 = re.compile(r'(\S+)\s+(\d+(?:\.\d+)?)\s+\((.*?)\)\s+([A-Za-z0-9_]+)\s*(?::\s*(.+))?$')
 _V06 = re.compile(r'([\d.]+) ([A-Za-z0-9_]+) ?:\s+(.+)$')
+#: how UTF-16 text of ASCII characters begins -> its codec
+_UTF16 = ((re.compile(rb'\xff\xfe[^\x00]\x00'), 'utf-16-le'), (re.compile(rb'\xfe\xff\x00[^\x00]'), 'utf-16-be'))
 _decode = msgspec.json.Decoder(Event).decode
 _UNREADABLE = (OSError, EOFError, ValueError, lzma.LZMAError, zlib.error, tarfile.TarError)
 
@@ -54,13 +60,31 @@ class EventReader:
 
     def __iter__(self) -> Iterator[Event]:
         carry = b''
-        while chunk := self._read():
+        for chunk in self._chunks():
             data = carry + chunk if carry else chunk
             end = max(data.rfind(b'\n'), data.rfind(b'\r')) + 1
             yield from self._events(data, end)
             carry = self._unfinished(data, end)
         if carry:
             yield from self._events(carry, len(carry))
+
+    def _chunks(self) -> Iterator[bytes]:
+        """Yield the content piece by piece; UTF-16, in which Windows shells redirect output, as UTF-8."""
+        first = b''
+        while len(first) < 4 and (more := self._read()):
+            first += more
+        codec = next((codec for begin, codec in _UTF16 if begin.match(first)), None)
+        if codec is None:
+            yield first
+            while chunk := self._read():
+                yield chunk
+            return
+        self.forgiven.note('UTF-16 text', self._line)
+        decode = codecs.getincrementaldecoder(codec)('replace').decode
+        chunk = first
+        while chunk:
+            yield decode(chunk).encode('utf-8', 'replace')
+            chunk = self._read()
 
     def _read(self) -> bytes:
         """Return the next chunk; a damaged archive ends the log where the damage begins."""
@@ -142,7 +166,11 @@ class EventReader:
         return event
 
     def _mllog(self, text: str, number: int) -> Event:
-        content, stop = json.JSONDecoder().raw_decode(text)
+        try:
+            content, stop = json.JSONDecoder().raw_decode(text)
+        except json.JSONDecodeError:
+            content = self._literal(text, number)
+            stop = len(text)
         if text[stop:].strip():
             self.forgiven.note('text after the event ignored', number)
         time_ms = content['time_ms']
@@ -161,7 +189,10 @@ class EventReader:
         match = _V06.match(text)
         if match is None:
             raise ValueError('not a v0.6 line')
-        content = json.loads(match[3])
+        try:
+            content = json.loads(match[3])
+        except json.JSONDecodeError:
+            content = self._literal(match[3], number)
         return Event(key=match[2], time_ms=_finite(match[1]) * 1000, value=content['value'],
                      metadata=content.get('metadata') or {}, line=number)
 
@@ -169,9 +200,17 @@ class EventReader:
         match = _V05.match(text)
         if match is None:
             raise ValueError('not a v0.5 line')
-        benchmark, seconds, _, key, value = match.groups()
-        return Event(key=key, time_ms=_finite(seconds) * 1000, value=_lenient(value), line=number,
+        benchmark, seconds, _, key, text = match.groups()
+        return Event(key=key, time_ms=_finite(seconds) * 1000, value=_v05_value(text), line=number,
                      metadata={'benchmark': benchmark})
+
+    def _literal(self, text: str, number: int) -> Any:
+        """Read what a program printed instead of JSON: a Python literal (single quotes, None, True)."""
+        content = _python_literal(text)
+        if not isinstance(content, dict):
+            raise json.JSONDecodeError('neither JSON nor a Python literal', text[:100], 0)
+        self.forgiven.note('a Python literal instead of JSON', number)
+        return content
 
 
 _PARSERS = {Form.MLLOG: EventReader._mllog, Form.V06: EventReader._v06, Form.V05: EventReader._v05}
@@ -185,14 +224,25 @@ def _finite(value: Any) -> float:
     return number
 
 
-def _lenient(value: str | None) -> Any:
-    """Return a v0.5 value: JSON where it is JSON, else the text itself."""
-    if value is None:
+def _v05_value(text: str | None) -> Any:
+    """Return a v0.5 value: JSON where it is JSON, a Python literal where it is one, else the text itself."""
+    if text is None:
         return None
     try:
-        return json.loads(value)
+        return json.loads(text)
     except ValueError:
-        return value
+        value = _python_literal(text)
+        return text if value is None and text != 'None' else value
+
+
+def _python_literal(text: str) -> Any:
+    """Return the value of a short Python literal; None for other text."""
+    if len(text) > _LONGEST_LITERAL:
+        return None
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return None
 
 
 def read_events(path: Path) -> list[Event]:

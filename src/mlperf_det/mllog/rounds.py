@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Set
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from types import MappingProxyType
 
 #: benchmark name (folder or ``submission_benchmark``) -> the name used here
 _BENCHMARKS = {'ssd': 'ssd', 'retinanet': 'retinanet', 'maskrcnn': 'maskrcnn', 'mask': 'maskrcnn',
                'mask_rcnn': 'maskrcnn', 'object_detection': 'maskrcnn', 'single_stage_detector': 'ssd'}
-_ROUND = re.compile(r'(?:training_results_)?v(\d+\.\d+)')
+#: a round's folder: ``v3.1``, ``v0.5.0``, a repository's name, or that of its archive (``training_results_v3.1-main``)
+_ROUND = re.compile(r'(?:training_results_)?v(\d+\.\d+)(?:\.\d+)?(?:-[\w.]+)?')
 #: keys that only one of the models logs
 _SSD300_KEYS = frozenset({'model_bn_span', 'max_samples', 'opt_learning_rate_decay_boundary_epochs',
                           'num_default_boxes'})
@@ -34,12 +35,19 @@ _TARGET_SSD_V05: Mapping[str, float] = MappingProxyType({'bbox': 0.212})
 
 
 def round_in(path: PurePath) -> str:
-    """Return the round that a path names (``v3.1``; also in ``training_results_v3.1``), or an empty string."""
-    for part in reversed(path.parts[:-1]):
+    """Return the round that a path names, such as ``v3.1``, or an empty string."""
+    folders = folders_of(path)
+    # Where a published tree has it comes first: <round>/<submitter>/[results/]<system>/<benchmark>.
+    for part in (*folders[-4:-3], *folders[-5:-4], *reversed(folders)):
         match = _ROUND.fullmatch(part)
         if match:
             return f'v{match[1]}'
     return ''
+
+
+def folders_of(path: PurePath) -> tuple[str, ...]:
+    """Return the names of the folders above a file, from the root on."""
+    return (path.absolute() if isinstance(path, Path) else path).parent.parts
 
 
 def benchmark_of(name: object) -> str:

@@ -1,33 +1,35 @@
-"""Find logs and what lies beside them: in files, folders and archives. Nothing is unpacked to disk."""
+"""Find logs and what lies beside them in files, folders, archives and ReFrame sessions; nothing is unpacked to disk."""
 
 from __future__ import annotations
 
-import bz2
-import gzip
-import importlib
 import lzma
-import os
 import re
-import shutil
 import stat
-import subprocess
 import tarfile
+import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePath
-from typing import IO, cast
+from typing import IO
 
 from mlperf_det.errors import UserError
+from mlperf_det.mllog.decompress import COMPRESSED, decompressed, open_stream
+from mlperf_det.reframe_sessions import is_session, kept_runs, split_session
 
-_ARCHIVE = re.compile(r'\.(?:tar(?:\.(?:gz|xz|bz2|zst))?|tgz|txz)$')
-_COMPRESSED = re.compile(r'\.(?:gz|xz|bz2|zst)$')
+_TAR = re.compile(r'\.(?:tar(?:\.(?:gz|xz|bz2|zst))?|tgz|txz|tbz2|tzst)$')
+_ZIP = '.zip'
 #: ``result_3.txt``, also as a hidden partial copy such as ``.!65506!result_4.txt``
 _LOG = re.compile(r'(?:\..*)?result_[^/]*\.txt')
+#: archive of logs that a report leaves beside it
+EVIDENCE = 'evidence.zip'
 COMPANIONS = frozenset({'scaling.json', 'system.json', 'run.json', 'metrics.jsonl'})
 #: what a damaged archive or compressed file raises
-DAMAGED = (OSError, EOFError, lzma.LZMAError, zlib.error, tarfile.TarError)
+DAMAGED = (OSError, EOFError, lzma.LZMAError, zlib.error, tarfile.TarError, zipfile.BadZipFile)
+#: flag of a ZIP member that needs a password
+_ENCRYPTED = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,49 +40,73 @@ class SourceFile:
         path: where it lies; members of an archive lie below the archive's path. Without a compression suffix.
         is_log: False for a companion (`COMPANIONS` and system descriptions).
         problem: why the file cannot be read; empty for a good one.
+        on_disk: it lies at `path` itself, neither compressed nor in an archive.
     """
 
     path: PurePath
     is_log: bool
     open: Callable[[], AbstractContextManager[IO[bytes]]]
     problem: str = ''
+    on_disk: bool = False
 
 
-def find(paths: Iterable[Path]) -> Iterator[SourceFile]:
+def find(paths: Iterable[Path], skip: Callable[[Path], bool] = lambda folder: False) -> Iterator[SourceFile]:
     """Yield logs and companions below ``paths``, in natural order (``result_2`` before ``result_10``).
 
-    A file named explicitly is a log (or an archive of logs) whatever it is called. Folders are searched for
-    ``result_*.txt``; symbolic links are followed, each folder is visited once.
+    A file named explicitly is a log, an archive of logs, or a ReFrame session (see `sessions`), of which the run
+    folders that its test cases kept are searched. Folders are searched for ``result_*.txt``; symbolic links are
+    followed, each folder is visited once.
+
+    Args:
+        paths: logs, folders, archives, sessions.
+        skip: says of a folder below them that it is of no interest.
 
     Raises:
-        UserError: a path does not exist.
+        UserError: a path does not exist, or the session in it that is asked for.
     """
     visited: set[tuple[int, int]] = set()
-    for path in paths:
+    for given in paths:
+        path, session = split_session(given)
         try:
             mode = path.stat().st_mode
         except OSError as error:
-            raise UserError(f'{path}: {error.strerror}; name a log, archive, run folder or result tree') from error
+            raise UserError(f'{path}: {error.strerror}; name a log, archive, run folder, result tree or ReFrame '
+                            'session') from error
         if stat.S_ISDIR(mode):
-            yield from _folder(path, visited)
+            yield from _folder(path, visited, skip)
         elif not stat.S_ISREG(mode):
             raise UserError(f'{path}: neither a file nor a folder')
-        elif _ARCHIVE.search(path.name):
+        elif _is_archive(path.name):
             yield from _archive(path)
+        elif is_session(path):
+            yield from _session(path, session, visited, skip)
         else:
             yield _file(path, is_log=True)
 
 
-def _folder(folder: Path, visited: set[tuple[int, int]]) -> Iterator[SourceFile]:
+def _session(path: Path, session: str, visited: set[tuple[int, int]],
+             skip: Callable[[Path], bool]) -> Iterator[SourceFile]:
+    folders, lost = kept_runs(path, session)
+    for folder in folders:
+        yield from _folder(folder, visited, skip)
+    for name, problem in lost:
+        yield _broken(path / name.replace('/', '_'), problem)
+
+
+def _folder(folder: Path, visited: set[tuple[int, int]], skip: Callable[[Path], bool]) -> Iterator[SourceFile]:
     try:
         status = folder.stat()
+        if (status.st_dev, status.st_ino) in visited:
+            return
+        visited.add((status.st_dev, status.st_ino))
+        if skip(folder):
+            return
         names = sorted((entry.name for entry in folder.iterdir()), key=natural_key)
     except OSError as error:
         yield _broken(folder, f'cannot be read ({error.strerror})')
         return
-    if (status.st_dev, status.st_ino) in visited:
-        return
-    visited.add((status.st_dev, status.st_ino))
+    # An archive beside logs is a packed copy of something, not a place of further logs; so is evidence.
+    foreign = any(map(is_log_name, names)) or EVIDENCE in names
     for name in names:
         path = folder / name
         try:
@@ -90,50 +116,80 @@ def _folder(folder: Path, visited: set[tuple[int, int]]) -> Iterator[SourceFile]
                 yield _broken(path, 'cannot be read (dangling link)')
             continue
         if stat.S_ISDIR(mode):
-            yield from _folder(path, visited)
+            yield from _folder(path, visited, skip)
         elif stat.S_ISREG(mode):
-            if _ARCHIVE.search(name):
-                yield from _archive(path)
-            elif is_log_name(name) or is_companion(path):
+            if _is_archive(name):
+                yield from () if foreign else _archive(path)
+            elif _is_wanted(path) and not _is_copy(name, names):
                 yield _file(path, is_log=is_log_name(name))
 
 
 def _file(path: Path, *, is_log: bool) -> SourceFile:
-    return SourceFile(path=_without_suffix(path), is_log=is_log, open=lambda: open_stream(path))
+    return SourceFile(path=_without_suffix(path), is_log=is_log, open=lambda: open_stream(path),
+                      on_disk=COMPRESSED.search(path.name) is None)
 
 
 def _broken(path: Path, problem: str) -> SourceFile:
     return SourceFile(path=path, is_log=True, open=lambda: open_stream(path), problem=problem)
 
 
+def _is_archive(name: str) -> bool:
+    return _TAR.search(name) is not None or name.endswith(_ZIP)
+
+
 def _archive(path: Path) -> Iterator[SourceFile]:
-    """Yield the members of a tar archive; links and special files in it are left out."""
+    """Yield the members of an archive; links and special files in it are left out."""
     try:
-        with open_stream(path) as stream, tarfile.open(fileobj=stream, mode='r|') as archive:
-            for member in archive:
-                inner = PurePath(member.name)
-                if member.isreg() and (is_log_name(inner.name) or is_companion(inner)):
-                    yield _member(path, archive, member)
+        yield from _zip(path) if path.name.endswith(_ZIP) else _tar(path)
     except DAMAGED as error:
         yield _broken(path, f'damaged archive ({error})')
 
 
-def _member(path: Path, archive: tarfile.TarFile, member: tarfile.TarInfo) -> SourceFile:
-    inner = _without_suffix(PurePath(member.name))
-    packed = _COMPRESSED.search(member.name)
+def _tar(path: Path) -> Iterator[SourceFile]:
+    with open_stream(path) as stream, tarfile.open(fileobj=stream, mode='r|') as archive:
+        for member in archive:
+            if member.isreg() and _is_wanted(PurePath(member.name)):
+                yield _member(path, member.name, partial(archive.extractfile, member))
+
+
+def _zip(path: Path) -> Iterator[SourceFile]:
+    with zipfile.ZipFile(path) as archive:
+        for member in sorted(archive.infolist(), key=lambda member: natural_key(member.filename)):
+            inner = PurePath(member.filename)
+            if member.is_dir() or not _is_wanted(inner):
+                continue
+            if member.flag_bits & _ENCRYPTED:
+                yield _broken(path / inner, 'needs a password; unpack the archive first')
+            else:
+                yield _member(path, member.filename, partial(archive.open, member))
+
+
+def _is_copy(name: str, names: Collection[str]) -> bool:
+    """Say whether a file is the compressed copy of one beside it."""
+    plain = COMPRESSED.sub('', name)
+    return plain != name and plain in names
+
+
+def _is_wanted(path: PurePath) -> bool:
+    return is_log_name(path.name) or is_companion(path)
+
+
+def _member(archive: Path, name: str, open_member: Callable[[], IO[bytes] | None]) -> SourceFile:
+    inner = _without_suffix(PurePath(name))
 
     @contextmanager
     def opened() -> Iterator[IO[bytes]]:
-        stream = archive.extractfile(member)
+        stream = open_member()
         assert stream is not None
-        yield _decompressed(stream, packed.group() if packed else '')
+        with stream, decompressed(stream, name) as unpacked:
+            yield unpacked
 
-    return SourceFile(path=path / inner, is_log=is_log_name(inner.name), open=opened)
+    return SourceFile(path=archive / inner, is_log=is_log_name(inner.name), open=opened)
 
 
 def is_log_name(name: str) -> bool:
     """Say whether a folder search takes a file of this name for a log."""
-    return _LOG.fullmatch(_COMPRESSED.sub('', name)) is not None
+    return _LOG.fullmatch(COMPRESSED.sub('', name)) is not None
 
 
 def is_companion(path: PurePath) -> bool:
@@ -148,69 +204,4 @@ def natural_key(text: str) -> list[tuple[bool, int, str]]:
 
 
 def _without_suffix(path: PurePath) -> PurePath:
-    return path.with_name(_COMPRESSED.sub('', path.name))
-
-
-@contextmanager
-def open_stream(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file for reading and decompress it by its suffix (``.gz``, ``.tgz``, ``.xz``, ``.bz2``, ``.zst``).
-
-    Raises:
-        OSError: the file cannot be opened.
-        UserError: Zstandard data, and nothing here can read it.
-    """
-    suffix = path.suffix
-    if suffix == '.zst':
-        with _zstandard(path) as unpacked:
-            yield unpacked
-        return
-    with path.open('rb', buffering=0) as stream:
-        yield _decompressed(cast('IO[bytes]', stream), {'.tgz': '.gz', '.txz': '.xz'}.get(suffix, suffix))
-
-
-def _decompressed(stream: IO[bytes], suffix: str) -> IO[bytes]:
-    if suffix == '.gz':
-        return cast('IO[bytes]', gzip.GzipFile(fileobj=stream))
-    if suffix == '.xz':
-        return cast('IO[bytes]', lzma.LZMAFile(stream))
-    if suffix == '.bz2':
-        return cast('IO[bytes]', bz2.BZ2File(stream))
-    if suffix == '.zst':
-        raise OSError('Zstandard inside an archive: unpack the archive first')
-    return stream
-
-
-@contextmanager
-def _zstandard(path: Path) -> Iterator[IO[bytes]]:
-    """Decompress with Python 3.14's own module, the zstandard package or the ``zstd`` program, whichever is there."""
-    try:
-        module = importlib.import_module('compression.zstd')
-    except ImportError:
-        module = None
-    if module is not None:
-        with module.open(path, 'rb') as stream:
-            yield stream
-        return
-    try:
-        module = importlib.import_module('zstandard')
-    except ImportError:
-        module = None
-    if module is not None:
-        with path.open('rb') as packed, module.ZstdDecompressor().stream_reader(
-                packed, read_across_frames=True) as unpacked:
-            yield unpacked
-        return
-    program = shutil.which('zstd')
-    if program is None:
-        raise UserError(f'{path}: Zstandard needs the Python package zstandard or the program zstd; '
-                        'install one, or decompress the file first')
-    with subprocess.Popen([program, '-dcq', '--', os.fspath(path)], stdout=subprocess.PIPE,
-                          stderr=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        yield process.stdout
-        process.stdout.close()
-        complaint = process.stderr.read().decode('utf-8', 'replace').strip()
-    # -13: we closed the pipe before its end, which is no damage
-    if process.returncode not in (0, -13):
-        raise OSError(f'zstd: {complaint}')
+    return path.with_name(COMPRESSED.sub('', path.name))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
-from mlperf_det.mllog.accuracy import LoggedAccuracy, is_finite, read_accuracy
+from mlperf_det.mllog.accuracy import LoggedAccuracy, as_number, is_finite, read_accuracy
 from mlperf_det.mllog.events import Event, Form
 from mlperf_det.mllog.intervals import EpochIntervals
 from mlperf_det.mllog.reader import EventReader
@@ -17,6 +18,10 @@ from mlperf_det.mllog.rounds import benchmark_of, images_of, model_of, round_in,
 _ROUND_OF_FORM = {Form.V05: 'v0.5', Form.V06: 'v0.6'}
 #: a logged rate between these multiples of the measured one has the same unit (published logs: 0.93 to 1.21)
 _SAME_UNIT = (0.67, 1.5)
+
+
+#: a rank says run_start at most so long before the one whose line comes first
+_RANKS_APART_MS = 60_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,12 +166,22 @@ def summarize(reader: EventReader, path: PurePath) -> LogSummary:
     runs = 1
     for event in reader:
         events += 1
-        if event.key == 'run_start' and (state.run_stop is not None or state.evaluations or state.intervals.closed):
+        if event.key == 'run_start' and _begins_anew(state, event):
             runs += 1
             reader.forgiven.note('several runs in one file, the last one counts', event.line)
             state = _next_run(state)
         _take(state, event)
     return _finish(state, reader, path, events, runs)
+
+
+def _begins_anew(state: _Gathering, event: Event) -> bool:
+    """Say whether a run_start begins another run: not where the line of one rank comes late in a run under way."""
+    if state.run_stop is not None:
+        return True
+    if state.run_start is None or not (state.evaluations or state.intervals.closed):
+        return False
+    first = state.evaluations[0].time_ms if state.evaluations else math.inf
+    return not state.run_start - _RANKS_APART_MS <= event.time_ms < first
 
 
 def _next_run(before: _Gathering) -> _Gathering:
@@ -197,8 +212,8 @@ def _take(state: _Gathering, event: Event) -> None:
         state.run_stop = state.run_stop or event
         state.statuses.append(event.meta('status') if event.meta('status') is not None else event.value)
     elif key == 'seed':
-        if isinstance(event.value, (int, float)):
-            state.seeds[event.value] = None
+        if (seed := as_number(event.value)) is not None:
+            state.seeds[seed] = None
     elif not state.intervals.take(event, running=state.run_stop is None):
         state.hyperparameters.setdefault(key, event.value)
     state.keys.add(key)
@@ -215,7 +230,7 @@ def _take_stats(state: _Gathering, event: Event) -> None:
     if isinstance(step, list) and step:
         step = step[-1]
     if is_finite(loss):
-        state.losses.append((event.time_ms, _number(step) or float(len(state.losses)), loss))
+        state.losses.append((event.time_ms, float(as_number(step) or len(state.losses)), loss))
 
 
 def _finish(state: _Gathering, reader: EventReader, path: PurePath, events: int, runs: int) -> LogSummary:
@@ -223,6 +238,7 @@ def _finish(state: _Gathering, reader: EventReader, path: PurePath, events: int,
     named = state.hyperparameters.get('submission_benchmark') or state.v05_benchmark or path.parent.name
     model = model_of(benchmark_of(named), state.keys, round_name)
     stop = state.run_stop
+    rate = None if stop is None else as_number(stop.meta('throughput'))
     return LogSummary(
         path=path, forms=frozenset(reader.forms), round=round_name, benchmark=benchmark_of(named), model=model,
         hyperparameters=state.hyperparameters, evaluations=tuple(state.evaluations),
@@ -231,7 +247,7 @@ def _finish(state: _Gathering, reader: EventReader, path: PurePath, events: int,
         run_start_ms=state.run_start,
         run_stop_ms=None if stop is None else stop.time_ms, status=_status(state.statuses),
         status_raw=state.statuses[0] if state.statuses else None,
-        run_stop_throughput=None if stop is None else _number(stop.meta('throughput')),
+        run_stop_throughput=None if rate is None else float(rate),
         epoch_base=state.intervals.epoch_base,
         images=images_of(model, state.hyperparameters.get('train_samples')),
         seeds=tuple(state.seeds)[:1], seed_count=len(state.seeds),
@@ -252,11 +268,3 @@ def _status_word(value: Any) -> str:
     if isinstance(value, dict):
         value = 'success' if str(value.get('success')).lower() == 'true' else 'aborted'
     return 'success' if isinstance(value, str) and value.lower() == 'success' else 'aborted'
-
-
-def _number(value: Any) -> float | None:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return None
-

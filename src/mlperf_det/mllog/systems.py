@@ -43,7 +43,7 @@ class SystemDescription:
 
 def parse_system(content: bytes) -> SystemDescription | None:
     """Read a description; None where it is of no known form."""
-    text = content.decode('utf-8', 'replace')
+    text = content.decode('utf-8-sig', 'replace')
     try:
         facts = json.loads(text)
     except ValueError:
@@ -98,35 +98,46 @@ def _text(value: Any) -> str:
 
 
 def _count(value: Any) -> int | None:
-    try:
-        return int(value)
-    except (TypeError, ValueError):
-        return None
+    """Return the number that a value is or begins with, as in ``8 (2 sockets)``."""
+    match = re.match(r'\s*(\d+)', str(value))
+    return int(match[1]) if match and not isinstance(value, bool) else None
 
 
-#: (pattern in the squeezed upper-case name, class); the first that fits counts
-_CLASSES: tuple[tuple[str, str], ...] = (
-    (r'RTXPRO6000', 'RTX-PRO-6000'), (r'RTX4090', 'RTX-4090'), (r'GB300', 'GB300'), (r'GB200', 'GB200'),
-    (r'B300', 'B300'), (r'B200', 'B200-SXM-180GB'),
-    (r'GH200', 'GH200'), (r'H200.*NVL', 'H200-NVL-141GB'), (r'H200', 'H200-SXM-141GB'),
-    (r'H100.*NVL', 'H100-NVL-94GB'), (r'H100.*PCIE', 'H100-PCIe-80GB'), (r'H100.*96', 'H100-SXM5-96GB'),
-    (r'H100', 'H100-SXM5-80GB'),
-    (r'A100.*PCIE.*80', 'A100-PCIe-80GB'), (r'A100.*PCIE', 'A100-PCIe-40GB'), (r'A100.*80G', 'A100-SXM4-80GB'),
-    (r'A100', 'A100-SXM4-40GB'), (r'A30(?!\d)', 'A30'), (r'A40(?!\d)', 'A40'),
-    (r'L40S', 'L40S'), (r'L40', 'L40'), (r'L4(?!\d)', 'L4'),
-    (r'V100S(?!XM)', 'V100S-PCIe-32GB'), (r'V100.*SXM3', 'V100-SXM3-32GB'), (r'V100.*SXM2.*16', 'V100-SXM2-16GB'),
-    (r'V100.*SXM2.*32', 'V100-SXM2-32GB'), (r'V100', 'V100-SXM2-16/32GB'),
-    (r'TPUV2', 'TPU v2'), (r'TPUV3', 'TPU v3'), (r'TPU', 'TPU v4'),
+#: product -> (what else its name says, class); the first product and the first variant that fit count
+_CLASSES: tuple[tuple[str, tuple[tuple[tuple[str, ...], str], ...]], ...] = (
+    ('RTXPRO6000', (((), 'RTX-PRO-6000'),)),
+    ('RTX4090', (((), 'RTX-4090'),)),
+    ('GB300', (((), 'GB300'),)),
+    ('GB200', (((), 'GB200'),)),
+    ('GH200', (((), 'GH200'),)),
+    ('B300', (((), 'B300'),)),
+    ('B200', (((), 'B200-SXM-180GB'),)),
+    ('H200', ((('NVL',), 'H200-NVL-141GB'), ((), 'H200-SXM-141GB'))),
+    ('H100', ((('NVL',), 'H100-NVL-94GB'), (('PCIE',), 'H100-PCIe-80GB'), (('96G',), 'H100-SXM5-96GB'),
+              ((), 'H100-SXM5-80GB'))),
+    ('A100', ((('PCIE', '80G'), 'A100-PCIe-80GB'), (('PCIE',), 'A100-PCIe-40GB'), (('80G',), 'A100-SXM4-80GB'),
+              ((), 'A100-SXM4-40GB'))),
+    (r'A30(?!\d)', (((), 'A30'),)),
+    (r'A40(?!\d)', (((), 'A40'),)),
+    ('L40S', (((), 'L40S'),)),
+    ('L40', (((), 'L40'),)),
+    (r'L4(?!\d)', (((), 'L4'),)),
+    (r'V100S(?!XM)', (((), 'V100S-PCIe-32GB'),)),
+    ('V100', ((('PCIE', '16G'), 'V100-PCIe-16GB'), (('PCIE',), 'V100-PCIe-32GB'), (('SXM3',), 'V100-SXM3-32GB'),
+              (('16G',), 'V100-SXM2-16GB'), (('32G',), 'V100-SXM2-32GB'), ((), 'V100-SXM2-16/32GB'))),
+    ('TPUV2', (((), 'TPU v2'),)),
+    ('TPUV3', (((), 'TPU v3'),)),
+    ('TPU', (((), 'TPU v4'),)),
 )
 
 
 def accelerator_class(model: str) -> str:
     """Return one spelling for the some sixty in which 25 accelerator products are published.
 
-    Also for the names that drivers report, such as ``NVIDIA H100 80GB HBM3``. An unknown name is returned as it is.
+    Also for the names that drivers report, such as ``NVIDIA A100 80GB PCIe``. An unknown name is returned as it is.
     """
     squeezed = re.sub(r'[\s_\-]+', '', model.upper())
-    for pattern, name in _CLASSES:
-        if re.search(pattern, squeezed):
-            return name
+    for product, variants in _CLASSES:
+        if re.search(product, squeezed):
+            return next(name for words, name in variants if all(word in squeezed for word in words))
     return model.strip()

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
 from mlperf_det.mllog.collection import Collection, Log
-from mlperf_det.mllog.rounds import benchmark_of, round_in
+from mlperf_det.mllog.rounds import benchmark_of, folders_of, round_in
 from mlperf_det.mllog.systems import SystemDescription, accelerator_class
 
 COLUMNS = (
@@ -77,7 +74,7 @@ def published_place(path: PurePath) -> tuple[str, str, str, str] | None:
     Known trees: ``<round>/<submitter>/<system>/<benchmark>/``, and the same with a folder ``results`` before the
     system; the round may also be a repository's name such as ``training_results_v3.1``.
     """
-    parts = path.parent.parts
+    parts = folders_of(path)
     if len(parts) < 4 or not benchmark_of(parts[-1]) or not (found := round_in(path)):
         return None
     submitter = parts[-4] if parts[-3] == 'results' else parts[-3]
@@ -104,26 +101,6 @@ def _system(system: SystemDescription | None) -> dict[str, Any]:
             'accelerator_class': accelerator_class(system.accelerator_model), 'framework': system.framework,
             'division': system.division.lower(), 'availability': system.availability,
             'system_name': system.system_name, 'host_processor_model_name': system.processor}
-
-
-def csv_bytes(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> bytes:
-    """Return a CSV table: numbers with at most six decimals, nothing for None; the same rows give the same bytes."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator='\n')
-    writer.writerow(columns)
-    for row in rows:
-        writer.writerow([_cell(row.get(column)) for column in columns])
-    return text.getvalue().encode('utf-8', 'backslashreplace')
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return ''
-    if isinstance(value, bool):
-        return str(int(value))
-    if isinstance(value, float):
-        return str(round(value, 6)) if math.isfinite(value) else str(value)
-    return value if isinstance(value, str) else str(value) if isinstance(value, int) else json.dumps(value)
 
 
 def _minutes(seconds: float | None) -> float | None:
