@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
@@ -25,7 +26,8 @@ class Browser:
         to_browser, self._write = os.pipe()
         self._read, from_browser = os.pipe()
         words = [program, '--headless=new', '--no-sandbox', '--disable-gpu', '--remote-debugging-pipe',
-                 '--disable-background-networking', '--no-first-run', f'--user-data-dir={profile}', 'about:blank']
+                 '--disable-background-networking', '--disable-component-update', '--disable-sync', '--disable-quic',
+                 '--no-first-run', f'--user-data-dir={profile}', 'about:blank']
         # The browser reads commands from file descriptor 3 and writes answers to 4.
         self._process = subprocess.Popen(
             ['bash', '-c', f'exec "$0" "$@" 3<&{to_browser} 4>&{from_browser}', *words],
@@ -70,6 +72,26 @@ class Browser:
         self.command('Page.navigate', url=page.as_uri())
         while not any(event.get('method') == 'Page.loadEventFired' for event in self.events):
             self.events.append(self._next())
+
+    def emulate(self, *, media: str = '', dark: bool = False) -> None:
+        """Show pages as on paper (``print``), or to somebody who prefers dark ones."""
+        self.command('Emulation.setEmulatedMedia', media=media, features=[
+            {'name': 'prefers-color-scheme', 'value': 'dark' if dark else 'light'}])
+
+    def press(self, key: str) -> None:
+        """Press a key on whatever has the focus."""
+        for kind in ('keyDown', 'keyUp'):
+            self.command('Input.dispatchKeyEvent', type=kind, key=key, code=key, text='\r' if key == 'Enter' else '')
+
+    def pdf_pages(self) -> int:
+        """Print the page and count the sheets."""
+        found = self.command('Page.printToPDF', preferCSSPageSize=True)
+        return base64.b64decode(found['data']).count(b'/Type /Page\n')
+
+    def metrics(self) -> dict[str, float]:
+        """Figures of the browser about the page: Nodes, LayoutObjects, ..."""
+        self.command('Performance.enable')
+        return {each['name']: each['value'] for each in self.command('Performance.getMetrics')['metrics']}
 
     def evaluate(self, expression: str) -> Any:
         """Return the value of a JavaScript expression in the page."""

@@ -62,6 +62,14 @@ def metrics_text(ranks: int = 2, *, slow_rank: int | None = None, loss: float | 
     return ''.join(json.dumps(line) + '\n' for line in lines)
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache folder that no other test and no user has."""
+    folder = tmp_path_factory.mktemp('cache')
+    monkeypatch.setenv('XDG_CACHE_HOME', str(folder))
+    return folder
+
+
 @pytest.fixture
 def make_run(tmp_path: Path) -> FolderMaker:
     """A maker of run folders: ``make_run(name, log=..., metrics=..., record fields ...)``."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -16,7 +18,9 @@ import pytest
 
 from mlperf_det.cli import main
 from mlperf_det.errors import UserError
+from mlperf_det.results import history_cache
 from mlperf_det.results.history import read_history, series_of
+from mlperf_det.results.history_record import Record
 from tests.results.conftest import START_MS, FolderMaker, log_text
 
 CHECK = '''
@@ -95,12 +99,73 @@ def test_thousands_of_runs_are_listed_in_under_two_seconds(tmp_path: Path) -> No
     assert (len(records), len(series)) == (5000, 10)
 
 
-def test_a_thousand_run_folders_take_under_two_seconds(make_run: FolderMaker, tmp_path: Path) -> None:
+def test_thousands_of_run_folders_are_listed_in_under_two_seconds(make_run: FolderMaker, tmp_path: Path) -> None:
     for number in range(300):
-        make_run(f'runs/run_{number}')
+        make_run(f'runs/{number // 100}/run_{number}')
     started = time.process_time()
-    assert len(read_history([tmp_path / 'runs'])) == 300
-    assert time.process_time() - started < 2 * 300 / 1000
+    first = read_history([tmp_path / 'runs'])
+    assert time.process_time() - started < 300 * 2 / 1000    # a thousand that were never seen before
+    started = time.process_time()
+    assert read_history([tmp_path / 'runs']) == first
+    assert time.process_time() - started < 300 * 2 / 5000    # five thousand that were
+    assert len(first) == 300
+
+
+def test_what_is_remembered_never_outlives_what_is_on_disk(make_run: FolderMaker, tmp_path: Path,
+                                                           own_cache: Path) -> None:
+    folders = [make_run(f'runs/run_{number}') for number in range(4)]
+    before = read_history([tmp_path / 'runs'])
+    remembered, = (own_cache / 'mlperf-det').iterdir()
+    (folders[0] / 'result_0.txt').write_text(log_text(epoch_seconds=31))
+    shutil.rmtree(folders[1])
+    record = folders[2] / 'run.json'
+    record.write_text(record.read_text().replace('"torch": "2.14.1"', '"torch": "2.14.2"'))
+    os.utime(record, (1, 1))
+    make_run('runs/run_4', log=log_text((0.1,), status='aborted'), outcome='aborted')
+    after = read_history([tmp_path / 'runs'])
+    assert after == read_history([tmp_path / 'runs'], cached=False)
+    by_name = {Path(record.identifier).name: record for record in after}
+    assert sorted(by_name) == ['run_0', 'run_2', 'run_3', 'run_4']
+    assert [by_name[name].metrics.get('time_to_train') for name in ('run_0', 'run_2', 'run_4')] == [93, 90, None]
+    assert by_name['run_2'].facts['software: torch'] == '2.14.2'
+    assert by_name['run_3'] in before
+    for content in (b'', b'\xc1', remembered.read_bytes()[:-5], b'\x80'):
+        remembered.write_bytes(content)
+        assert read_history([tmp_path / 'runs']) == after
+    shutil.rmtree(own_cache)
+    own_cache.write_text('no folder')
+    assert read_history([tmp_path / 'runs']) == after
+
+
+def test_another_program_reads_anew(make_run: FolderMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_run('runs/run_0')
+    reads: list[Path] = []
+
+    def read(folder: Path) -> list[Record]:
+        reads.append(folder)
+        return []
+
+    for program, expected in (('1.0 a', 1), ('1.0 a', 1), ('1.0 b', 2)):
+        monkeypatch.setattr(history_cache, '_program', lambda program=program: program)
+        cache = history_cache.HistoryCache([tmp_path])
+        assert cache.records(tmp_path / 'runs' / 'run_0', read) == []
+        cache.save()
+        assert len(reads) == expected
+
+
+def test_run_folders_logs_and_archives_are_all_found_once(make_run: FolderMaker, tmp_path: Path) -> None:
+    folder = make_run('all/runs/run_0')
+    (folder / 'checkpoints').mkdir()
+    (tmp_path / 'all' / 'again').symlink_to(folder)
+    published = tmp_path / 'all' / 'v1.1' / 'Sub' / 'sys' / 'ssd'
+    published.mkdir(parents=True)
+    (published / 'result_0.txt').write_text(log_text())
+    for paths in ([tmp_path / 'all'], [tmp_path / 'all', folder], [folder, tmp_path / 'all']):
+        assert sorted(record.case.split()[0] for record in read_history(paths)) == ['ssd', 'v1.1']
+    shutil.make_archive(str(tmp_path / 'packed'), 'tar', tmp_path / 'all')
+    archived = read_history([tmp_path / 'packed.tar'])
+    assert sorted((record.case, record.result) for record in archived) == sorted(
+        (record.case, record.result) for record in read_history([tmp_path / 'all']))
 
 
 def test_regressions_name_the_first_bad_date(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -110,6 +175,30 @@ def test_regressions_name_the_first_bad_date(tmp_path: Path, capsys: pytest.Capt
     assert 'WORSE: images_per_second -5.0% since 2023-12-29' in out
     big_database(tmp_path / 'quiet.db', nights=60, cases=1, slow_from=99)
     assert main(['history', 'regressions', str(tmp_path / 'quiet.db')]) == 0
+
+
+def days_later(log: str, days: int) -> str:
+    return re.sub(r'"time_ms": (\d+)', lambda found: f'"time_ms": {int(found[1]) + 86_400_000 * days}', log)
+
+
+def test_what_changed_at_the_first_bad_night_is_named(make_run: FolderMaker, tmp_path: Path,
+                                                      capsys: pytest.CaptureFixture[str]) -> None:
+    """Sixty nights of run folders; from the 41st on another driver, image and node, and 4 % more time."""
+    for night in range(60):
+        new = night >= 40
+        text = log_text(epoch_seconds=(31.2 if new else 30) + 0.2 * ((night * 7919) % 5 - 2))
+        make_run(f'nights/{night}', log=days_later(text, night),
+                 software={'torch': '2.14.1', 'driver': '560.35' if new else '550.90'},
+                 image={'digest': 'sha256:beef' if new else 'sha256:cafe'},
+                 hosts=({'name': 'n7' if new else 'n3', 'ranks': [0, 1], 'devices': []},),
+                 environment={'OMP_NUM_THREADS': str(night % 2)})
+    assert main(['history', 'regressions', str(tmp_path / 'nights')]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    first = next(number for number, line in enumerate(lines) if 'time_to_train' in line)
+    assert lines[first].startswith('WORSE: time_to_train +4.0% since 2025-11-18, from 90')
+    causes = {line.strip() for line in lines[first + 1:first + 6]}
+    assert {'software: driver: 550.90 -> 560.35', 'image: sha256:cafe -> sha256:beef', 'nodes: n3 -> n7',
+            'environment: OMP_NUM_THREADS: 1 -> 0 (changed at other times too)'} <= causes
 
 
 def test_run_folders_compare_and_export(make_run: FolderMaker, tmp_path: Path,

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from mlperf_det.cli import main
 from mlperf_det.results import rules
@@ -17,6 +22,8 @@ from mlperf_det.results.verdict import State
 from tests.results.conftest import FolderMaker, log_text
 
 MEGABYTE = 1 << 20
+#: size of the huge logs; `MLPERF_DET_HUGE_MB=2048 pytest tests/results/test_hostile_input.py -k huge` is the real thing
+HUGE = int(os.environ.get('MLPERF_DET_HUGE_MB', '200'))
 
 
 # Not getrusage: its figure begins with what the process that forked this one had.
@@ -35,20 +42,38 @@ def peak_megabytes(*words: str) -> float:
     return float(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize('separator', [b'', b'\n'])
-def test_a_huge_log_and_a_huge_line_take_little_memory(tmp_path: Path, separator: bytes) -> None:
-    log = tmp_path / 'result_0.txt'
+def huge_log(path: Path, separator: bytes) -> None:
+    """Write a sound log of `HUGE` megabytes with noise in it, in lines or as one line."""
     head, _, tail = log_text().rpartition(':::MLLOG')
-    with log.open('wb') as stream:
+    with path.open('wb') as stream:
         stream.write(head.encode())
-        for _ in range(400):
+        for _ in range(HUGE):
             stream.write(b'x' * (MEGABYTE - 1) + (separator or b'x'))
         stream.write(b'\n:::MLLOG' + tail.encode())
-    size = log.stat().st_size / MEGABYTE
-    assert size > 400
-    assert peak_megabytes('report', str(log), '-o', str(tmp_path / 'out'), '--evidence') < 300
-    assert (tmp_path / 'out' / 'report.html').stat().st_size < MEGABYTE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('command', ['logs', 'verdict', 'report'])
+@pytest.mark.parametrize('separator', [b'', b'\n'])
+def test_a_huge_log_and_a_huge_line_take_little_memory(tmp_path: Path, separator: bytes, command: str) -> None:
+    log = tmp_path / 'result_0.txt'
+    huge_log(log, separator)
+    assert log.stat().st_size > HUGE * MEGABYTE
+    words = {'report': ['-o', str(tmp_path / 'out'), '--evidence'], 'logs': ['--csv', str(tmp_path / 'logs.csv')]}
+    assert peak_megabytes(command, str(log), *words.get(command, [])) < 180
+    if command == 'report':
+        assert (tmp_path / 'out' / 'report.html').stat().st_size < MEGABYTE
+
+
+@pytest.mark.slow
+def test_a_small_archive_of_a_huge_line_takes_little_memory(tmp_path: Path) -> None:
+    """A few hundred kilobytes that unpack to `HUGE` megabytes."""
+    with gzip.open(tmp_path / 'result_0.txt.gz', 'wb', compresslevel=1) as stream:
+        stream.write(log_text().encode())
+        for _ in range(HUGE):
+            stream.write(b'x' * MEGABYTE)
+    assert peak_megabytes('logs', str(tmp_path), '--csv', str(tmp_path / 'logs.csv')) < 180
+    assert ',success,' in (tmp_path / 'logs.csv').read_text()
 
 
 def test_a_log_too_large_for_the_checker_is_a_finding(make_run: FolderMaker, tmp_path: Path,
@@ -72,7 +97,8 @@ def test_names_of_systems_reach_no_file_system_and_no_terminal(make_run: FolderM
                                                               capsys: pytest.CaptureFixture[str]) -> None:
     name = '../../\x1b]0;owned\x07</script><script>alert(1)</script>'
     make_run('runs/run_0', recipe={'name': name}, log=log_text(platform=name))
-    for command in (['verdict'], ['report', '-o', str(tmp_path / 'out'), '--evidence', '--thaisc', '4'],
+    for command in (['logs'], ['score'], ['verdict'], ['verdict', '--json'],
+                    ['report', '-o', str(tmp_path / 'out'), '--evidence', '--thaisc', '4'],
                     ['history', 'list'], ['history', 'export', '--csv', '-'], ['history', 'regressions']):
         words = [command[0], *command[1:2]] if command[0] == 'history' else [command[0]]
         assert main([*words, str(tmp_path / 'runs'), *command[len(words):]]) == 0
@@ -106,4 +132,44 @@ def test_a_yaml_file_of_gigabytes_is_refused_unread(tmp_path: Path, capsys: pyte
     with path.open('wb') as stream:
         stream.truncate(4 << 30)
     assert main(['reference', 'lint', str(path)]) == 2
-    assert 'is larger than 16 MiB' in capsys.readouterr().err
+    assert 'is larger than 2 MiB' in capsys.readouterr().err
+
+
+JSON = st.recursive(st.none() | st.booleans() | st.integers(-2**70, 2**70) | st.floats() | st.text(max_size=6) |
+                    st.sampled_from(['success', 'closed', 'ssd', 'retinanet', '1', '-0.5', 'NaN', '1e999']),
+                    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
+                        st.sampled_from(['BBOX', 'SEGM', 'value', 'epoch', 'accuracy', 'status', 'success', 'x']),
+                        inner, max_size=3), max_leaves=4)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(changes=st.lists(st.tuples(st.integers(0, 25), st.sampled_from(
+    ['value', 'time_ms', 'metadata', 'key', 'epoch_num', 'first_epoch_num', 'epoch_count', 'status', 'throughput',
+     'step', 'loss']), JSON), min_size=1, max_size=6), own=st.booleans())
+def test_values_of_any_type_stop_no_station(make_run: FolderMaker, tmp_path: Path,
+                                            changes: list[tuple[int, str, object]], own: bool) -> None:
+    """Events whose fields hold anything that JSON can say go through logs, score, verdict and history."""
+    events = [json.loads(line[9:]) for line in log_text().splitlines()]
+    for number, name, value in changes:
+        event = events[number % len(events)]
+        if name in event:
+            event[name] = value
+        else:
+            place = 'value' if name in ('throughput', 'loss') else 'metadata'
+            event[place] = {**event[place], name: value} if isinstance(event[place], dict) else {name: value}
+    text = ''.join(f':::MLLOG {json.dumps(event)}\n' for event in events)
+    folder = tmp_path / 'v3.1' / 'Sub' / 'sys' / 'ssd'
+    shutil.rmtree(tmp_path / 'v3.1', ignore_errors=True)
+    if own:
+        make_run('v3.1/Sub/sys/ssd', log=text)
+    else:
+        folder.mkdir(parents=True)
+        (folder / 'result_0.txt').write_text(text)
+    for words in (['logs', '--csv', str(tmp_path / 'a.csv')], ['score', '--csv', str(tmp_path / 'b.csv')],
+                  ['logs'], ['history', 'list']):
+        action = words[:2] if words[0] == 'history' else words[:1]
+        assert main([*action, str(tmp_path / 'v3.1'), *words[len(action):]]) in (0, 1)
+    verdict, = judge_all([tmp_path / 'v3.1']).verdicts
+    if verdict.state is State.PASS:
+        logged = [json.dumps(event['value']) for event in events if event['key'] == 'eval_accuracy']
+        assert any(float(number) >= 0.23 for number in re.findall(r'\d+(?:\.\d+)?(?:e-?\d+)?', ''.join(logged[-1:])))

@@ -13,6 +13,7 @@ from mlperf_det.cli import main
 from mlperf_det.results.published import published_result, published_results
 from mlperf_det.results.references.edit import with_references
 from mlperf_det.results.references.lint import findings
+from mlperf_det.results.references.scaled import expect
 from mlperf_det.results.references.table import Direction, Reference, ReferenceSource, SourceKind, load_references
 from mlperf_det.results.scaling import fit, modelled_reference, published_law
 from tests.results.conftest import FolderMaker, log_text
@@ -91,6 +92,58 @@ def test_modelled_values_are_marked_and_do_not_reach_far() -> None:
     assert law.predict('no such accelerator', 8) is None
 
 
+@pytest.mark.parametrize('benchmark', ['ssd', 'retinanet', 'maskrcnn'])
+@pytest.mark.parametrize('metric', ['time_to_train', 'images_per_second'])
+def test_scaling_from_the_nearest_measured_size_covers_what_was_published(benchmark: str, metric: str) -> None:
+    """From each published number of accelerators to the next of the same kind, by a law that knows neither."""
+    results = tuple(result for result in published_results() if result.benchmark == benchmark)
+    inside, told = 0, 0
+    for one in results:
+        for other in results:
+            if one.accelerator != other.accelerator or not 1 < other.accelerators / one.accelerators <= 2:
+                continue
+            law = fit(tuple(each for each in results if each not in (one, other)), metric)
+            before, after = ((each.median_minutes * 60 if metric == 'time_to_train' else each.images_per_second)
+                             for each in (one, other))
+            low, high = expect(law, before, 0.01 * before, one.accelerators, other.accelerators).interval()
+            told += 1
+            inside += low <= after <= high
+            assert high / low < 6
+    assert told > 10
+    assert inside / told >= 0.85
+
+
+def test_what_the_site_measured_is_scaled_to_other_node_counts(tmp_path: Path,
+                                                               capsys: pytest.CaptureFixture[str]) -> None:
+    """An accelerator that nobody published, measured on one node."""
+    path = tmp_path / 'references.yaml'
+    path.write_text(KEPT.replace('cpu', 'MI300X').replace('fp32', 'bf16'))
+    words = ['--modelled', '--accelerator', 'MI300X', '--benchmark', 'ssd', '--nodes', '1,2,16', '--precision', 'bf16']
+    apply(tmp_path, propose(tmp_path, capsys, *words))
+    known = dict(load_references(path).items())
+    assert set(known) == {('ssd', 'MI300X', nodes, 'bf16', 'time_to_train') for nodes in (1, 2)}
+    scaled = known['ssd', 'MI300X', 2, 'bf16', 'time_to_train']
+    assert scaled.source.kind is SourceKind.MODELLED
+    assert 'scaled from 1 measured node(s)' in scaled.source.note
+    assert scaled.source.runs == ('a',)
+    assert 70 / 2 < scaled.value < 70
+    assert scaled.spread is not None
+    assert scaled.spread > 2 * 1    # more doubt than in what was measured
+    assert main(['reference', 'propose', str(path), *words]) == 0
+    assert 'no published value for MI300X on 16 node(s)' in capsys.readouterr().err
+
+
+def test_what_was_published_comes_before_what_is_scaled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / 'references.yaml'
+    path.write_text(KEPT.replace('cpu', 'A100-SXM4-80GB').replace('fp32', 'mixed').replace('    1:', '    8:'))
+    apply(tmp_path, propose(tmp_path, capsys, '--modelled', '--accelerator', 'A100-SXM4-80GB', '--benchmark', 'ssd',
+                            '--nodes', '1,5,8,12'))
+    kinds = {key[2]: (reference.source.kind.value, reference.source.note.partition(' ')[0])
+             for key, reference in load_references(path).items() if key[4] == 'time_to_train'}
+    assert kinds == {1: ('published', 'spread'), 5: ('modelled', 'scaled'), 8: ('measured', ''),
+                     12: ('modelled', 'scaled')}
+
+
 def propose(tmp_path: Path, capsys: pytest.CaptureFixture[str], *words: str) -> str:
     assert main(['reference', 'propose', str(tmp_path / 'references.yaml'), *words]) == 0
     return capsys.readouterr().out
@@ -132,6 +185,14 @@ def test_a_published_value_never_displaces_a_measured_one(tmp_path: Path, capsys
     assert 'no published value for A100-SXM4-80GB on 64 node(s)' in err
     assert '-          value: 70' not in out
     assert out.count('+          source: {kind: published, round:') == 3
+
+
+def test_each_benchmark_without_a_value_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """RTX-PRO-6000: eight of them were published with RetinaNet, and with nothing else."""
+    assert main(['reference', 'propose', str(tmp_path / 'r.yaml'), '--published', '--accelerator', 'RTX-PRO-6000']) == 0
+    out, err = capsys.readouterr()
+    assert 'retinanet' in out
+    assert [line.split()[1] for line in err.splitlines()] == ['ssd:', 'maskrcnn:']
 
 
 def test_modelled_and_promised_sources(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

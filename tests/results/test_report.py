@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 
 from mlperf_det.cli import main
 from mlperf_det.results.judging import judge_all
+from mlperf_det.results.reading import read_runs
+from mlperf_det.results.report.assets import script
 from mlperf_det.results.report.downsample import downsample
-from mlperf_det.results.report.facts import suspects
 from mlperf_det.results.report.html import escape, tag
 from mlperf_det.results.report.page import build_report
-from mlperf_det.results.report.script import SCRIPT
-from mlperf_det.results.report.svg import Axis, Bar, Rule, Series, bar_chart, line_chart, ticks
+from mlperf_det.results.report.spread import suspect_sentences, suspects
+from mlperf_det.results.report.svg import Axis, Band, Bar, Rule, Series, bar_chart, line_chart, ticks
 from mlperf_det.results.run import RankTime
 from mlperf_det.run_folder import Outcome
 from tests.results.conftest import FolderMaker, log_text, metrics_text
@@ -75,11 +76,20 @@ def test_the_page_is_whole_and_says_what_is_needed_to_repeat_the_run(make_run: F
     assert len(page.ids) == len(set(page.ids))
     assert page.headings[0] == 1
     assert all(later <= earlier + 1 for earlier, later in zip(page.headings, page.headings[1:], strict=False))
-    for needed in ('PASS', 'smoke tier', 'random backbone', 'bbox AP over time', 'target 0.3', 'Training loss',
-                   'Throughput', 'Time breakdown', 'mlperf-det train ssd --seed 7', 'sha256:1234', '2.14.1',
-                   'Example CPU', 'learning_rate_per_32', 'rank 2 n1', 'suspects', 'fp32',
+    assert 'published runs' not in page.text    # a smoke run is not the benchmark
+    for needed in ('PASS', 'What was checked', 'smoke tier', 'random backbone', 'bbox AP over time', 'target 0.3',
+                   'Training loss', 'Throughput', 'Time breakdown', 'mlperf-det train ssd --seed 7', 'sha256:1234',
+                   '2.14.1', 'Example CPU', 'learning_rate_per_32', 'rank 2 n1', 'suspects', 'fp32',
                    'none: ran outside a container'):
         assert needed in page.text, needed
+
+
+def test_a_suspect_is_named_among_the_checks(make_run: FolderMaker, tmp_path: Path) -> None:
+    for number in range(3):
+        make_run(f'run_{number}', metrics=metrics_text(8, slow_rank=5 if number else None), ranks=8)
+    assert suspect_sentences(read_runs([tmp_path])) == [
+        'n2: waiting for data takes 5 s where the median is 1 s, in 2 of 3 run(s)']
+    assert 'n2: waiting for data takes 5 s' in Outline(page_of(tmp_path)).text
 
 
 def test_the_same_runs_give_the_same_bytes(make_run: FolderMaker, tmp_path: Path) -> None:
@@ -115,7 +125,7 @@ def test_texts_from_logs_and_records_stay_texts(make_run: FolderMaker, tmp_path:
     assert page.loaded == []
     assert not {'img', 'b>sys'} & set(page.tags)
     assert text.count('<script>') == text.count('</script>') == 1
-    assert text.endswith(f'<script>{SCRIPT}</script></body></html>\n')
+    assert text.endswith(f'<script>{script()}</script></body></html>\n')
     assert '<i>n0' in page.text
     assert '\x1b' not in text
     assert '\x00' not in text
@@ -152,6 +162,10 @@ def test_links_lead_to_groups(make_run: FolderMaker, tmp_path: Path) -> None:
     page = Outline(page_of(tmp_path))
     assert page.links == ['#g0', '#g1']
     assert {link[1:] for link in page.links} <= set(page.ids)
+    make_run('run_2', recipe={'name': 'dead'}, log=log_text(status=None), outcome=Outcome.RUNNING)
+    page = Outline(page_of(tmp_path))
+    assert page.links == ['#g2', '#g0', '#g1']    # the worst first
+    assert 'Some runs died' in page.text
 
 
 def test_charts_are_well_formed_and_carry_their_data() -> None:
@@ -166,6 +180,23 @@ def test_charts_are_well_formed_and_carry_their_data() -> None:
     assert first[1] > second[1]    # larger values are higher up
     rule = next(element for element in root.iter('line') if 'target' in element.attrib['class'])
     assert second[1] < float(rule.attrib['y1']) < first[1]
+
+
+def test_a_band_lies_behind_the_curves_and_a_terse_chart_says_less() -> None:
+    arguments = ('t', 'd', [Series(name='run', points=[(0, 1), (1, 2)], tips=['first', 'last'])],
+                 Axis(title='x', low=0.0), Axis(title='y', low=0.0), [], Band(points=[(0, 1, 3), (2, 2, 4)], tip='b'))
+    root = ElementTree.fromstring(line_chart(*arguments))  # noqa: S314 - our own
+    paths = [path.attrib['class'] for path in root.iter('path')]
+    assert paths.index('band') < paths.index('curve')
+    band = next(path for path in root.iter('path') if path.attrib['class'] == 'band')
+    corners = [tuple(map(float, corner.split())) for corner in band.attrib['d'].strip('MZ').split('L')]
+    assert len(corners) == 4
+    assert corners[0][1] > corners[3][1]    # at the same x, the upper bound lies above the lower
+    assert corners[0][0] == corners[3][0]
+    short = line_chart(*arguments, terse=True)
+    assert len(short) < len(line_chart(*arguments))
+    assert 'run: last' in short
+    assert '<circle' not in short
 
 
 def test_bars_are_as_long_as_their_values() -> None:
@@ -200,5 +231,8 @@ def test_a_suspect_stands_out_and_equal_ranks_have_none() -> None:
     def ranks(*waits: float) -> list[RankTime]:
         return [RankTime(rank=number, host='h', seconds=100, phases={'data_wait': wait})
                 for number, wait in enumerate(waits)]
-    assert suspects(ranks(1.0, 1.1, 0.9, 9.0), 'data_wait') == ['rank 3 h']
+    assert [rank.rank for rank in suspects(ranks(1.0, 1.1, 0.9, 9.0), 'data_wait')] == [3]
     assert suspects(ranks(1.0, 1.01, 0.99, 1.02), 'data_wait') == []
+    assert suspects(ranks(0.1, 0.11, 0.09, 0.9), 'data_wait') == []    # less than a hundredth of its time
+    assert suspects(ranks(0.0, 0.0, 0.0, 9.0), 'data_wait') == []      # the duty of one rank
+    assert suspects([], 'data_wait') == []

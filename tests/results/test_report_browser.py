@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,7 +40,7 @@ def test_toggles_work_and_nothing_complains_or_is_loaded(browser: chromium.Brows
     shown = "[...document.querySelectorAll('section[aria-labelledby]')].filter(each => !each.hidden).length"
     assert browser.evaluate(shown) == 2
     assert browser.evaluate("[...document.querySelectorAll('.toolbar button')].map(each => each.textContent)") == [
-        'PASS', 'FAIL-QUALITY']
+        'FAIL-QUALITY', 'PASS']
     browser.evaluate("document.querySelector('.toolbar button').click()")
     assert browser.evaluate(shown) == 1
     assert browser.evaluate("document.querySelector('.toolbar button').getAttribute('aria-pressed')") == 'false'
@@ -62,10 +63,111 @@ def test_toggles_work_and_nothing_complains_or_is_loaded(browser: chromium.Brows
     assert browser.evaluate("document.querySelectorAll('img').length") == 0
 
 
-@pytest.mark.parametrize('width', [360, 800, 1600])
+def test_keys_do_what_the_mouse_does(browser: chromium.Browser, page: Path) -> None:
+    browser.open(page)
+    browser.evaluate("document.querySelectorAll('section > p.legend .key')[1].focus()")
+    curve = "getComputedStyle(document.querySelector('.charts g.c1')).display"
+    browser.press('Enter')
+    assert browser.evaluate(curve) == 'none'
+    browser.press('Enter')
+    assert browser.evaluate(curve) != 'none'
+    browser.evaluate("document.querySelector('.toolbar button').focus()")
+    browser.press('Enter')
+    assert browser.evaluate("document.querySelector('.toolbar button').getAttribute('aria-pressed')") == 'false'
+    assert browser.complaints() == []
+
+
+def test_what_a_screen_reader_is_told(browser: chromium.Browser, page: Path) -> None:
+    browser.open(page)
+    nodes = browser.command('Accessibility.getFullAXTree')['nodes']
+    named = [(node['role']['value'], node.get('name', {}).get('value', '')) for node in nodes
+             if not node['ignored'] and 'role' in node]
+    for role in ('image', 'button', 'link', 'heading', 'region', 'searchbox'):
+        names = [name for found, name in named if found == role]
+        assert names, role
+        assert all(names), role
+    images = [name for role, name in named if role == 'image']
+    assert any(name.startswith('bbox AP over time. Best bbox AP 0.3400, target 0.3.') for name in images)
+    levels = browser.evaluate("[...document.querySelectorAll('h1, h2, h3, h4')].map(each => +each.tagName[1])")
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(later <= earlier + 1 for earlier, later in itertools.pairwise(levels))
+
+
+@pytest.mark.parametrize('dark', [False, True])
+def test_texts_stand_out_from_their_ground(browser: chromium.Browser, page: Path, dark: bool) -> None:
+    """WCAG 2, level AA: a contrast of 4.5 for every text of the page, the badges included."""
+    browser.emulate(dark=dark)
+    try:
+        browser.open(page)
+        worst = browser.evaluate(CONTRAST)
+    finally:
+        browser.emulate()
+    assert worst['ratio'] >= 4.5, worst
+
+
+#: the text with the least contrast to the first ground behind it that is not transparent
+CONTRAST = """(() => {
+  const parts = (colour) => colour.match(/[\\d.]+/g).map(Number);
+  const light = (colour) => {
+    const [r, g, b] = parts(colour).map((each) => each / 255).map(
+      (each) => each <= 0.04045 ? each / 12.92 : ((each + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const ground = (element) => {
+    for (let each = element; each; each = each.parentElement) {
+      const colour = getComputedStyle(each).backgroundColor;
+      if ((parts(colour)[3] ?? 1) > 0) return colour;
+    }
+  };
+  let worst = {ratio: 99};
+  for (const element of document.querySelectorAll('body *')) {
+    const own = [...element.childNodes].some((each) => each.nodeType === 3 && each.textContent.trim());
+    if (!own || ['SCRIPT', 'title'].includes(element.tagName)) continue;
+    const style = getComputedStyle(element);
+    const colours = [light(element.ownerSVGElement ? style.fill : style.color), light(ground(element))];
+    const ratio = (Math.max(...colours) + 0.05) / (Math.min(...colours) + 0.05);
+    if (ratio < worst.ratio) worst = {ratio, tag: element.tagName, text: element.textContent.slice(0, 40)};
+  }
+  return worst;
+})()"""
+
+
+@pytest.mark.parametrize('width', [390, 820, 1400])
 def test_the_page_fits_every_width(browser: chromium.Browser, page: Path, width: int) -> None:
     browser.open(page, width)
     assert browser.evaluate('document.documentElement.scrollWidth') <= width
+    stacked = browser.evaluate("getComputedStyle(document.querySelector('#overview td')).display") == 'block'
+    assert stacked == (width < 640)
+
+
+def test_paper_shows_everything_and_the_verdicts_on_the_first_sheet(browser: chromium.Browser, page: Path) -> None:
+    browser.open(page)
+    browser.emulate(media='print')
+    try:
+        assert browser.evaluate("getComputedStyle(document.querySelector('.toolbar')).display") == 'none'
+        # A4 less its margins, in pixels of 1/96 inch.
+        assert browser.evaluate("document.querySelector('#overview').getBoundingClientRect().bottom") < 1000
+        inside = "[...document.querySelectorAll('details > :not(summary)')].map(each => each.getBoundingClientRect())"
+        assert browser.evaluate(f'{inside}.every(each => each.height > 0)')
+    finally:
+        browser.emulate()
+    assert 3 <= browser.pdf_pages() <= 30
+
+
+@pytest.mark.shared
+def test_a_page_of_many_groups_lays_out_only_what_is_in_sight(browser: chromium.Browser, shared_data: Path,
+                                                              tmp_path: Path) -> None:
+    logs = [str(shared_data / 'mlperf-logs' / f'{name}.tar.xz') for name in ('v4.0', 'v4.1', 'v5.0', 'v5.1')]
+    assert main(['report', *logs, '-o', str(tmp_path / 'out')]) == 0
+    browser.open(tmp_path / 'out' / 'report.html')
+    assert browser.evaluate("document.querySelectorAll('section.many').length") > 50
+    start = browser.metrics()
+    assert start['LayoutObjects'] < 0.35 * start['Nodes']
+    browser.evaluate("document.querySelector('#g40').scrollIntoView()")
+    assert browser.evaluate("document.querySelector('#g40').getBoundingClientRect().top") == pytest.approx(0, abs=60)
+    assert browser.metrics()['LayoutObjects'] < 0.5 * start['Nodes']
+    assert browser.complaints() == []
 
 
 def test_the_page_is_complete_without_its_script(browser: chromium.Browser, page: Path) -> None:

@@ -51,6 +51,24 @@ def test_junit_carries_metrics_and_no_state_passes_by_accident(make_run: FolderM
     assert 'target' in failure.attrib['message']
 
 
+def test_broken_rules_are_told_once_with_the_runs_they_occur_in(make_run: FolderMaker, tmp_path: Path) -> None:
+    recipe = {'division': 'closed', 'ruleset': '1.1.0', 'tier': 'convergence'}
+    for number in range(3):
+        make_run(f'runs/run_{number}', recipe=recipe, log=log_text(division='closed'))
+    page = (report(tmp_path) / 'report.html').read_text()
+    assert '3 of 3 checked logs break rule set 1.1.0; see the findings below' in page
+    assert page.count("<li>all 3 runs: Required EXACTLY_ONE occurrence of &#x27;gradient_accumulation_steps&#x27;") == 1
+    summary = json.loads((tmp_path / 'out' / 'summary.json').read_text())
+    assert all(run['rules_checked'] and run['rule_findings'] for run in summary['groups'][0]['runs'])
+
+
+def test_json_on_standard_output_is_the_summary(make_run: FolderMaker, tmp_path: Path,
+                                                capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    make_run('runs/good')
+    out = report(tmp_path, '--json')
+    assert capfdbinary.readouterr().out == (out / 'summary.json').read_bytes()
+
+
 def test_evidence_is_whole_checked_and_the_same_byte_for_byte(make_run: FolderMaker, tmp_path: Path) -> None:
     make_run('runs/run_0')
     published(tmp_path, 'Sub', (100, 110, 120))
@@ -89,7 +107,9 @@ def test_thaisc_scores_by_its_own_seconds_and_projects_linearly(tmp_path: Path) 
     page = (out / 'report.html').read_text()
     assert '>24.804<' in page    # two nodes
     assert f'>{86400 / (5225 / 3) / 2 * 250:.3f}<' in page
-    assert 'RESULT seconds' in page
+    assert re.search('>1741.7</td><td[^>]*>RESULT seconds<', page)
+    assert '>1711.7<' in page    # time to train by the same rule: thirty seconds less than each job
+    assert '>5 of 5<' in page
     assert 'benchmark_result.txt' not in [path.name for path in report(tmp_path, out='without').iterdir()]
 
 
@@ -114,9 +134,15 @@ def test_where_a_system_stands_among_published_ones(tmp_path: Path) -> None:
     page = (report(tmp_path) / 'report.html').read_text()
     # 500 s on 8 A100-SXM4-80GB; published: best 7.98 min, median 8.31 min of 14.
     assert 'SSD300: scaling and published systems' in page
-    assert '8 × A100-SXM4-80GB' in page
     assert '(v1.1 Inspur)' in page
-    assert '+0.3% to the median' in page
+    assert '+0.3% to the median, +4.4% to the best' in page
+    assert '>0 of 8 are faster</td>' in page
+    chart = page[page.index('Time to train over accelerators'):]
+    chart = chart[:chart.index('</figure>')]
+    assert chart.count('class="diamond"') == 1
+    assert chart.count('class="modelled"') == 1
+    assert 'A100-SXM4-80GB: modelled, with its 95 % band' in chart
+    assert '<g class="published c0"><circle' in chart
 
 
 def nights(make_run: FolderMaker, count: int, slow_from: int) -> None:

@@ -121,7 +121,7 @@ def test_a_broken_record_is_a_run_that_cannot_be_read(make_run: FolderMaker, con
 def test_broken_lines_of_metrics_are_forgiven_and_told(make_run: FolderMaker) -> None:
     run = read_one(make_run(metrics=metrics_text() + '{"kind": "step", "lo'))
     assert run.converged
-    assert run.forgiven == ('metrics.jsonl: 1 line(s) that are not JSON left out',)
+    assert run.forgiven == ('metrics.jsonl: 1 line(s) that cannot be read left out',)
 
 
 def test_the_last_of_several_runs_in_one_file_counts(tmp_path: Path) -> None:
@@ -174,6 +174,31 @@ def test_truncation_at_every_byte_never_raises_nor_converges_early(tmp_path: Pat
     assert from_text(tmp_path, whole).converged
 
 
+def in_older_form(round_name: str) -> bytes:
+    """A converged log of v0.5 or v0.6."""
+    events = [json.loads(line[9:]) for line in log_text((0.1, 0.24)).splitlines()]
+    if round_name == 'v0.6':
+        lines = [f':::MLL {each["time_ms"] / 1000:.3f} {each["key"]}: '
+                 + json.dumps({'value': each['value'], 'metadata': each['metadata']}) for each in events]
+    else:
+        values = {'run_start': '', 'run_stop': ': {"success": true}', 'eval_accuracy': ': {"epoch": %d, "value": %s}'}
+        lines = [f':::MLPv0.5.0 ssd {each["time_ms"] / 1000:.6f} (train.py:1) {each["key"]}'
+                 + (values[each['key']] % (each['metadata']['epoch_num'], each['value'])
+                    if each['key'] == 'eval_accuracy' else values[each['key']])
+                 for each in events if each['key'] in values]
+    return '\n'.join(lines).encode()
+
+
+@pytest.mark.parametrize('round_name', ['v0.5', 'v0.6'])
+def test_truncation_of_older_forms_at_every_byte(round_name: str) -> None:
+    whole = in_older_form(round_name)
+    for length in range(len(whole) + 1):
+        summary = summarize(EventReader(io.BytesIO(whole[:length])), PurePath('result_0.txt'))
+        status, _ = judge_status(summary, None, RunMetrics())
+        assert (status is RunStatus.CONVERGED) == (length == len(whole)), length
+    assert (summary.round, summary.seconds, summary.epochs) == (round_name, 60, 2)
+
+
 @settings(max_examples=120, deadline=None)
 @given(seed=st.integers(0, 2**32), accuracies=st.lists(st.sampled_from([0.0, 0.1, 0.24, 0.9]), max_size=3),
        status=st.sampled_from(['success', 'aborted', None]), ranks=st.integers(1, 3))
@@ -191,6 +216,26 @@ def test_random_interleavings_of_ranks(tmp_path_factory: pytest.TempPathFactory,
     if run.converged:
         assert status == 'success'
         assert any(accuracy >= 0.23 for accuracy in accuracies)
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32), ranks=st.integers(2, 8), status=st.sampled_from(['success', 'aborted', None]))
+def test_ranks_in_step_say_what_one_says(tmp_path_factory: pytest.TempPathFactory, seed: int, ranks: int,
+                                         status: str | None) -> None:
+    """Each event comes from some of the ranks, in any order, with other output between and glued before."""
+    shuffler = random.Random(seed)
+    folder = tmp_path_factory.mktemp('ranks')
+    text = log_text((0.1, 0.24), status=status)
+    merged = ''
+    for line in text.splitlines():
+        for rank in shuffler.sample(range(ranks), shuffler.randint(1, ranks)):
+            merged += shuffler.choice(['', '', ' 50%|###  |\r', 'loss 0.3\n', '\x1b[0m']) + f'{rank}: {line}'
+            merged += shuffler.choice(['\n', '\r\n'])
+    one, many = from_text(folder, text), from_text(folder, merged)
+    assert (many.status, many.time_to_train_seconds, many.epochs_to_target, many.final_metrics, many.seed) == (
+        one.status, one.time_to_train_seconds, one.epochs_to_target, one.final_metrics, one.seed)
+    assert [(each.epoch, each.seconds) for each in many.evaluations] == [
+        (each.epoch, each.seconds) for each in one.evaluations]
 
 
 @settings(max_examples=150, deadline=None)

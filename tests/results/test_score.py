@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mlperf_det.results.run import Run, RunStatus, Throughput
-from mlperf_det.results.score import jobs_per_day, result_seconds, scaling_efficiency, score_runs
+from mlperf_det.results.score import jobs_per_day, scaling_efficiency, score_runs
 
 
 def runs(*minutes: float | None) -> list[Run]:
@@ -43,12 +43,6 @@ def test_published_results_in_jobs_a_day() -> None:
     assert (round(four.seconds, 1), round(four.jobs_per_day, 2)) == (1741.7, 49.61)
     assert jobs_per_day([1.0, None, None, 2.0, 3.0]) is None
     assert jobs_per_day([10.0, None, 20.0]) is not None
-
-
-def test_the_last_result_line_counts() -> None:
-    log = b'RESULT,OBJECT_DETECTION,,407,nvidia,2018\n7: RESULT,OBJECT_DETECTION,,409.5,nvidia,2018\n'
-    assert result_seconds(log) == 409.5
-    assert result_seconds(b'RESULT,OTHER,,1,x') is None
 
 
 def test_scaling_efficiency() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from mlperf_det.cli import main
+from mlperf_det.results.submission import check_submission
 from tests.results.conftest import FolderMaker, log_text
 
 COMMAND = ['--organisation', 'Lab', '--system', 'box']
@@ -45,6 +46,16 @@ def test_the_checkers_accept_a_good_tree_and_refuse_a_bad_one(runs: Path, tmp_pa
     assert 'recipe `r`' in code.read_text()
     assert main(['submission', str(runs), '-o', str(out), *COMMAND]) == 2
     assert 'exists' in capsys.readouterr().err
+    description = root / 'systems' / 'box.json'
+    for fields, problem in (({**system, 'status': 'soon'}, 'status contains a non valid value'),
+                            ({name: value for name, value in system.items() if name != 'cooling'},
+                             'Missing field cooling')):
+        description.write_text(json.dumps(fields))
+        found = check_submission(root, '5.1.0')
+        assert not found.passed
+        assert any(problem in line for line in found.errors), found.errors
+    description.unlink()
+    assert not check_submission(root, '5.1.0').passed
     for number in (0, 1):
         log = runs / f'run_{number}' / 'result_0.txt'
         log.write_text(log.read_text().replace('"global_batch_size"', '"other"'))
@@ -81,3 +92,6 @@ def test_what_cannot_be_submitted_is_refused(make_run: FolderMaker, tmp_path: Pa
     make_run('runs/run_1', recipe={'name': 'other'})
     assert main(command) == 2
     assert 'several groups of ssd' in capsys.readouterr().err
+    make_run('other/run_0', recipe={'name': 'third', 'ruleset': '0.7.0'}, benchmark='maskrcnn')
+    assert main(['submission', str(tmp_path / 'runs' / 'run_0'), str(tmp_path / 'other'), *command[2:]]) == 2
+    assert 'rules of several rounds (0.7.0, 1.1.0)' in capsys.readouterr().err

@@ -33,11 +33,11 @@ class Group:
 def group_runs(runs: Iterable[Run]) -> list[Group]:
     """Put runs together: published logs by their folder, our own by benchmark, recipe, precision and hardware.
 
-    Files that are no results (partial copies beside them) are left out.
+    Hidden files, such as partial copies beside results, are left out.
     """
     found: dict[str, list[Run]] = {}
     for run in runs:
-        if run.log is None or run.log.name.startswith('result_') or run.record is not None:
+        if run.log is None or not run.log.name.startswith('.'):
             found.setdefault(_key(run), []).append(run)
     return [Group(key=key, title=_title(members), runs=tuple(members)) for key, members in found.items()]
 

@@ -2,89 +2,31 @@
 
 from __future__ import annotations
 
-import json
 import math
-import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
-
-import msgspec
 
 from mlperf_det.errors import UserError
+from mlperf_det.reframe_sessions import Case, RecordedSession, is_session, read_sessions, split_session
+from mlperf_det.results.history_cache import HistoryCache
+from mlperf_det.results.history_record import Record
 from mlperf_det.results.reading import read_runs
 from mlperf_det.results.references.proposals import OF_RUNS
 from mlperf_det.results.references.table import METRICS
-from mlperf_det.results.regressions import Observation, Series, facts_of
+from mlperf_det.results.regressions import Observation, Series, facts_of, facts_of_record
 from mlperf_det.results.run import Run
 from mlperf_det.run_folder import RUN_JSON, read_record
 
-_SQLITE = b'SQLite format 3\0'
 #: results in which a run's figures count
 GOOD = ('pass', 'converged', 'finished')
 
 
-@dataclass(frozen=True, kw_only=True)
-class Record:
-    """One run in the history.
-
-    Attributes:
-        identifier: the test case's UUID in ReFrame, or the path of the run folder.
-        origin: ``reframe`` or ``run folder``.
-        time: Unix seconds at its end (ReFrame) or start; None: not known.
-        case: what is compared over time: check and place, or benchmark, recipe and hardware.
-        result: ``pass``, ``fail`` ... (ReFrame) or the status of the run.
-        metrics: by name, in the units of references.
-        facts: what the run stood on, by name.
-    """
-
-    identifier: str
-    origin: str
-    time: float | None
-    case: str
-    system: str
-    result: str
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    facts: Mapping[str, str] = field(default_factory=dict)
-
-
-class _Case(msgspec.Struct):
-    """The fields of a test case that count here; ReFrame writes many more."""
-
-    name: str = ''
-    display_name: str = ''
-    system: str = ''
-    partition: str = ''
-    environ: str = ''
-    result: str = ''
-    uuid: str = ''
-    outputdir: str | None = None
-    job_completion_time_unix: float | None = None
-    job_nodelist: Any = None
-    perfvalues: dict[str, list[Any]] | None = None
-    container_image: Any = None
-    recipe: Any = None
-    fixture: bool = False
-
-
-class _Run(msgspec.Struct):
-    testcases: list[_Case] = []
-
-
-class _Session(msgspec.Struct):
-    session_info: dict[str, Any] = {}
-    runs: list[_Run] = []
-
-
-_decode_session = msgspec.json.Decoder(_Session).decode
-
-
-def read_history(paths: Sequence[Path]) -> list[Record]:
+def read_history(paths: Sequence[Path], *, cached: bool = True) -> list[Record]:
     """Return all runs that some paths tell of, by time.
 
     Args:
         paths: ReFrame results databases (SQLite), ReFrame session reports (JSON), run folders and folders of them.
+        cached: take what was read of run folders before and has not changed since from `HistoryCache`.
 
     Raises:
         UserError: a path does not exist or is none of these.
@@ -92,17 +34,41 @@ def read_history(paths: Sequence[Path]) -> list[Record]:
     records: list[Record] = []
     folders = []
     for path in paths:
-        kind = _kind(path)
-        if kind == 'database':
-            records += _of_database(path)
-        elif kind == 'report':
-            records += _of_session(_session(path.read_bytes(), str(path)))
+        file, session = split_session(path)
+        if is_session(file):
+            for each in read_sessions(file, session):
+                records += _of_session(each)
+        elif file.suffix == '.json' and file.name != RUN_JSON and file.is_file():
+            raise UserError(f'{file}: is not a session of ReFrame; give a results database, a session report or run '
+                            'folders')
         else:
             folders.append(path)
     if folders:
-        records += [of_run(run) for run in read_runs(folders)]
+        records += _of_folders(folders, HistoryCache(folders) if cached else None)
     return sorted(records, key=lambda record: (record.time if record.time is not None else -math.inf,
                                                record.identifier))
+
+
+def _of_folders(paths: Sequence[Path], cache: HistoryCache | None) -> list[Record]:
+    """Return the runs in run folders, one folder in memory at a time, and those that are logs alone."""
+    folders: list[Path] = []
+
+    def is_run_folder(folder: Path) -> bool:
+        found = (folder / RUN_JSON).is_file()
+        if found:
+            folders.append(folder)
+        return found
+
+    records = [of_run(run) for run in read_runs(paths, skip=is_run_folder)]
+    for folder in folders:
+        records += cache.records(folder, _of_folder) if cache else _of_folder(folder)
+    if cache:
+        cache.save()
+    return records
+
+
+def _of_folder(folder: Path) -> list[Record]:
+    return [of_run(run) for run in read_runs([folder])]
 
 
 def series_of(records: Iterable[Record]) -> list[Series]:
@@ -133,84 +99,37 @@ def of_run(run: Run) -> Record:
         | {f'{metric}_ap': value for metric, value in run.final_metrics.items() if math.isfinite(value)})
 
 
-def _kind(path: Path) -> str:
-    try:
-        if path.is_dir():
-            return 'folder'
-        with path.open('rb') as stream:
-            head = stream.read(len(_SQLITE))
-    except OSError as error:
-        raise UserError(f'{path}: cannot be read ({error.strerror}); give a results database, a session report or '
-                        'run folders') from error
-    if head == _SQLITE:
-        return 'database'
-    return 'report' if path.suffix == '.json' and path.name != RUN_JSON else 'folder'
-
-
-def _of_database(path: Path) -> Iterator[Record]:
-    """Yield the test cases in a results database, which is opened for reading only."""
-    try:
-        connection = sqlite3.connect(f'{path.resolve().as_uri()}?mode=ro', uri=True)
-        try:
-            blobs = [blob for blob, in connection.execute(
-                'SELECT json_blob FROM sessions ORDER BY session_start_unix')]
-        finally:
-            connection.close()
-    except sqlite3.Error as error:
-        raise UserError(f'{path}: is not a results database of ReFrame ({error})') from error
-    for blob in blobs:
-        yield from _of_session(_session(blob, str(path)))
-
-
-def _session(content: bytes | str, where: str) -> _Session:
-    try:
-        return _decode_session(content)
-    except (msgspec.DecodeError, msgspec.ValidationError):
-        pass
-    try:
-        # ReFrame writes NaN and Infinity, which are no JSON; figures that are none are left out below.
-        return msgspec.convert(json.loads(content), _Session)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f'{where}: is not a session of ReFrame ({error})') from error
-
-
-def _of_session(session: _Session) -> Iterator[Record]:
+def _of_session(session: RecordedSession) -> Iterator[Record]:
     version = str(session.session_info.get('version', ''))
-    for run in session.runs:
-        for case in run.testcases:
-            if not case.fixture:
-                yield _of_case(case, version)
+    for case in session.cases:
+        yield _of_case(case, version)
 
 
-def _of_case(case: _Case, version: str) -> Record:
+def _of_case(case: Case, version: str) -> Record:
     nodes = case.job_nodelist
     facts = {'nodes': ', '.join(map(str, nodes)) if isinstance(nodes, list) else str(nodes or ''),
              'environment': case.environ, 'ReFrame': version, 'recipe': str(case.recipe or ''),
              'image': str(case.container_image or '')}
     place = f'{case.system}:{case.partition}'
     return Record(
-        identifier=case.uuid, origin='reframe', time=case.job_completion_time_unix, result=case.result, system=place,
-        case=f'{case.display_name or case.name} @{place}+{case.environ}', metrics=_metrics(case),
-        facts={name: value for name, value in facts.items() if value} | _facts_of_output(case.outputdir))
+        identifier=case.uuid, origin='reframe', time=case.job_completion_time_unix, result=case.result or '',
+        system=place, case=f'{case.title} @{place}+{case.environ}', metrics=_metrics(case),
+        facts={name: value for name, value in facts.items() if value} | _recorded_facts(case))
 
 
-def _metrics(case: _Case) -> dict[str, float]:
+def _metrics(case: Case) -> dict[str, float]:
     """Return metric -> value: keys are ``system:partition:metric``, values begin with the measured one."""
     return {key.rpartition(':')[2]: float(values[0]) for key, values in (case.perfvalues or {}).items()
             if values and isinstance(values[0], (int, float)) and math.isfinite(values[0])}
 
 
-def _facts_of_output(outputdir: str | None) -> dict[str, str]:
-    """Return the facts of the first run folder that a test case kept; empty where it is gone."""
-    folder = Path(outputdir or '') / 'run_0'
-    if not outputdir or not (folder / RUN_JSON).is_file():
+def _recorded_facts(case: Case) -> dict[str, str]:
+    """Return what the runs of a case stood on: as recorded with it, else by the first run folder that it kept."""
+    if isinstance(case.run_facts, dict):
+        return {str(name): str(value) for name, value in case.run_facts.items()}
+    if case.recipe is None or not (folders := case.run_folders):
         return {}
     try:
-        record = read_record(folder)
+        return facts_of_record(read_record(folders[0]))
     except (UserError, OSError):
         return {}
-    facts = {f'software: {name}': version for name, version in record.software.items()}
-    image = record.image or {}
-    if image.get('digest'):
-        facts['image'] = str(image['digest'])
-    return facts

@@ -14,12 +14,12 @@ from typing import Any
 import msgspec
 
 from mlperf_det.errors import UserError
-from mlperf_det.mllog.command import print_table, printable, write_csv
-from mlperf_det.mllog.table import csv_bytes
-from mlperf_det.results.history import Record, read_history, series_of
+from mlperf_det.results.history import read_history, series_of
+from mlperf_det.results.history_record import Record
 from mlperf_det.results.references.table import METRICS
 from mlperf_det.results.regressions import Regression, find_regressions
 from mlperf_det.run_folder import write_atomically
+from mlperf_det.tables import csv_bytes, print_table, printable, write_csv
 
 _LISTED = ('time', 'id', 'case', 'result', 'time_to_train', 'images_per_second', 'bbox_ap')
 _FIXED = ('time', 'unix_time', 'id', 'origin', 'case', 'system', 'result')
@@ -39,7 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             part.add_argument('ids', nargs=1 if name == 'show' else 2, metavar='ID',
                               help='of `history list`, or the beginning of it')
         part.add_argument('paths', nargs='+', type=Path, metavar='PATH',
-                          help="ReFrame's results.db or session report, run folders, or folders of them")
+                          help="ReFrame's results.db (results.db:UUID for one session) or session report, run folders, "
+                               'or folders of them')
+        part.add_argument('--no-cache', action='store_true', help='read every run folder anew')
         if name in ('list', 'export', 'regressions'):
             part.add_argument('--case', default='', metavar='TEXT', help='only cases whose name contains TEXT')
             part.add_argument('--since', type=_date, metavar='YYYY-MM-DD', help='only runs of this day and later')
@@ -52,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Do what was asked for."""
-    records = read_history(args.paths)
+    records = read_history(args.paths, cached=not args.no_cache)
     if 'case' in args:
         least = args.since.timestamp() if args.since else float('-inf')
         records = [record for record in records if args.case in record.case

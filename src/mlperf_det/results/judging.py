@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from mlperf_det.mllog.collection import collect
-from mlperf_det.results.acceptance import load_acceptance
+from mlperf_det.mllog.collection import Collection, collect
+from mlperf_det.results.acceptance import Acceptance, load_acceptance
+from mlperf_det.results.convergence_points import check_convergence
+from mlperf_det.results.energy import energies_of
 from mlperf_det.results.groups import Group, group_runs
 from mlperf_det.results.reading import runs_in
-from mlperf_det.results.references.table import load_references
+from mlperf_det.results.references.table import References, load_references
 from mlperf_det.results.rules import rule_findings
 from mlperf_det.results.verdict import Verdict, judge, not_run
 
@@ -23,12 +25,14 @@ class Judged:
         groups: of runs.
         verdicts: on the groups in their order, then NOT-RUN for each promise that no run is about. Without any run and
             promise there is one verdict, NOT-RUN.
-        findings: path of a log -> breaches of rules.
+        findings: path of a log -> breaches of rules; a log that was not checked is not in it.
+        energies: path of a log -> joules to train, where power was recorded.
     """
 
     groups: Sequence[Group]
     verdicts: Sequence[Verdict]
     findings: Mapping[str, Sequence[str]]
+    energies: Mapping[str, float] = field(default_factory=dict)
 
 
 def judge_all(paths: Sequence[Path], references_file: Path | None = None, *, acceptance_file: Path | None = None,
@@ -43,11 +47,22 @@ def judge_all(paths: Sequence[Path], references_file: Path | None = None, *, acc
     collection = collect(paths)
     groups = group_runs(runs_in(collection))
     findings = rule_findings((run for group in groups for run in group.runs), published=published_rules)
-    verdicts = [judge(group, references, acceptance=acceptance, findings=findings,
-                      scaling_factor=collection.scaling_factor(group.folder)) for group in groups]
+    verdicts = [_judged(group, references, acceptance, findings, collection) for group in groups]
     for promise in acceptance.promises if acceptance else ():
         if not any(promise.covers(run) for group in groups for run in group.runs):
             verdicts.append(not_run(f'{promise.runs} run(s) are promised, there is none', title=promise.title))
     if not verdicts:
         verdicts = [not_run(f'no run.json and no result_*.txt below {", ".join(map(str, paths))}')]
-    return Judged(groups=groups, verdicts=verdicts, findings=findings)
+    energies = energies_of(run for group in groups for run in group.runs)
+    return Judged(groups=groups, verdicts=verdicts, findings=findings, energies=energies)
+
+
+def _judged(group: Group, references: References | None, acceptance: Acceptance | None,
+            findings: Mapping[str, Sequence[str]], collection: Collection) -> Verdict:
+    """Judge a group. Published scores are normalised as published, our own as the convergence check finds."""
+    convergence = check_convergence(group.runs)
+    factor = collection.scaling_factor(group.folder)
+    if group.runs[0].record is not None and convergence is not None and convergence.passed:
+        factor = convergence.factor
+    return judge(group, references, acceptance=acceptance, findings=findings, convergence=convergence,
+                 scaling_factor=factor)

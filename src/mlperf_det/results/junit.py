@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
 
-from mlperf_det.mllog.command import printable
 from mlperf_det.results.groups import Group
 from mlperf_det.results.judging import Judged
 from mlperf_det.results.verdict import State, Verdict
+from mlperf_det.tables import printable
 
 #: states that are a failed check; what was never checked, or could not be, is an error
 _FAILURES = (State.UNSTABLE, State.FAIL_QUALITY, State.FAIL_PERF)

@@ -22,8 +22,12 @@ from mlperf_det.results.student_t import student_t_cdf, student_t_quantile
 
 #: that the mean of the runs lies where we say it lies
 CONFIDENCE = 0.95
-#: more runs than this are never advised
-MOST_RUNS = 30
+#: probability with which the advised number of runs settles an undecided metric
+POWER = 0.8
+#: more runs than this, in all, are never advised
+MOST_RUNS = 1000
+#: from this number on, Student's t is as good as normal
+_MANY_RUNS = 60
 #: of logarithms: a value that equals its limit is not beyond it
 _ROUNDING = 1e-12
 
@@ -57,7 +61,7 @@ class Judgement:
         standing: the result.
         sentence: the result in words, with figures and confidence.
         sure: how sure it is that the mean lies on the good side of the limit, from 0 to 1; None: one run, or no limit.
-        more_runs: runs that would probably settle an undecided metric; None: not undecided, or not within reason.
+        more_runs: runs that settle an undecided metric with `POWER`; None: not undecided, or not within reason.
     """
 
     metric: str
@@ -87,7 +91,7 @@ def judge_metric(metric: str, values: Sequence[float], found: Lookup, *, confide
         more = _runs_to_settle(losses, bound, confidence) if standing is Standing.UNDECIDED else None
     return Judgement(metric=metric, unit=unit, mean=mean, n=len(values), reference=reference, limit=limit,
                      standing=standing, sure=sure, more_runs=more, sentence=_sentence(
-                         metric, mean, values, found, standing, sure, confidence))
+                         metric, mean, values, found, standing, sure, more, confidence))
 
 
 def _standing(losses: Sequence[float], bound: float, aim: float, confidence: float) -> Standing:
@@ -118,16 +122,26 @@ def _sureness(losses: Sequence[float], bound: float) -> float | None:
 
 
 def _runs_to_settle(losses: Sequence[float], bound: float, confidence: float) -> int | None:
-    """Return how many further runs of the same mean and scatter bring the interval clear of the limit."""
+    """Return how many further runs bring the interval clear of the limit with `POWER`, if mean and scatter stay.
+
+    The usual sample size of a t test: the distance must be both quantiles' sum of standard errors. None: too many.
+    """
     scatter, distance = statistics.stdev(losses), abs(bound - statistics.fmean(losses))
-    for total in range(len(losses) + 1, MOST_RUNS + 1):
-        if student_t_quantile(confidence, total - 1) * scatter / math.sqrt(total) < distance:
+
+    def needed(degrees: int) -> float:
+        quantiles = student_t_quantile(confidence, degrees) + student_t_quantile(POWER, degrees)
+        return (quantiles * scatter / distance) ** 2 if distance > _ROUNDING else math.inf
+
+    for total in range(len(losses) + 1, _MANY_RUNS + 1):
+        if needed(total - 1) < total:
             return total - len(losses)
-    return None
+    # With so many runs the quantiles change no more.
+    total_needed = needed(_MANY_RUNS)
+    return math.ceil(total_needed) - len(losses) if total_needed < MOST_RUNS else None
 
 
 def _sentence(metric: str, mean: float, values: Sequence[float], found: Lookup, standing: Standing,
-              sure: float | None, confidence: float) -> str:
+              sure: float | None, more: int | None, confidence: float) -> str:
     name, unit, n, reference = metric.replace('_', ' '), METRICS[metric][0], len(values), found.reference
     measured = f'{name} {mean:.4g} {unit}' + (f' (geometric mean of {n} runs)' if n > 1 else ' (one run)')
     limit = found.upper if found.upper is not None else found.lower
@@ -137,11 +151,17 @@ def _sentence(metric: str, mean: float, values: Sequence[float], found: Lookup, 
     standing_on = 'as promised' if reference.source.kind is SourceKind.PROMISED else f'n = {reference.n}'
     against = (f'the {reference.source.kind.value} reference {reference.value:.4g} {unit} '
                f'(limit {limit:.4g} {unit}, {standing_on})')
-    words = {Standing.GOOD: 'is as good as', Standing.SLOW: 'is worse than, but within the limit of',
-             Standing.BEYOND: 'is beyond the limit of',
+    worse = (reference.direction is Direction.LOWER and mean > reference.value) or (
+        reference.direction is Direction.HIGHER and mean < reference.value)
+    words = {Standing.GOOD: 'cannot be told from, and is within the limit of,' if worse else 'is as good as',
+             Standing.SLOW: 'is worse than, but within the limit of', Standing.BEYOND: 'is beyond the limit of',
              Standing.UNDECIDED: f'cannot be told at {confidence:.0%} confidence from the limit of'}
     certainty = '; one run, so no confidence can be stated'
     if sure is not None:
         side, share = ('within', sure) if sure >= 0.5 else ('beyond', 1 - sure)
         certainty = f'; {"more than 99.9" if share > 0.999 else format(100 * share, ".1f")} % sure that it is {side} it'
-    return f'{measured} {words[standing]} {against}{certainty}'
+    advice = ''
+    if standing is Standing.UNDECIDED:
+        advice = (f'; {more} more run(s) would settle it with {POWER:.0%} probability' if more else
+                  f'; it lies too near the limit for {MOST_RUNS} runs of this scatter to settle it')
+    return f'{measured} {words[standing]} {against}{certainty}{advice}'

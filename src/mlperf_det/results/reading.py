@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import Any
 
 from mlperf_det.errors import UserError
+from mlperf_det.mllog.accuracy import as_number
 from mlperf_det.mllog.collection import Collection, Log, collect
 from mlperf_det.mllog.rounds import benchmark_of, target_of
 from mlperf_det.mllog.summary import LogSummary
@@ -17,14 +18,15 @@ from mlperf_det.mllog.table import published_place
 from mlperf_det.results.run import Evaluation, Geometry, Run, RunStatus, Throughput, TrackPoint
 from mlperf_det.results.run_metrics import RunMetrics, parse_metrics
 from mlperf_det.results.status import judge_status
-from mlperf_det.run_folder import METRICS_JSONL, RUN_JSON, RunRecord, read_record
+from mlperf_det.run_folder import METRICS_JSONL, RUN_JSON, RunRecord, parse_record, read_record
 
 
-def read_runs(paths: Sequence[Path]) -> list[Run]:
-    """Read all runs below ``paths``: run folders, published result trees, archives of them, single logs.
+def read_runs(paths: Sequence[Path], skip: Callable[[Path], bool] = lambda folder: False) -> list[Run]:
+    """Read all runs below ``paths``: run folders, published result trees, archives, single logs, ReFrame sessions.
 
     Args:
         paths: of any of these; the order of the runs is the natural order of their paths.
+        skip: says of a folder below them that it is of no interest.
 
     Returns:
         One `Run` for each log, and one for each run.json that has no log. Never fails on what a file contains.
@@ -32,17 +34,17 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
     Raises:
         UserError: a path does not exist, or needs a decompressor that is not installed.
     """
-    return runs_in(collect(paths))
+    return runs_in(collect(paths, skip))
 
 
 def runs_in(collection: Collection) -> list[Run]:
     """Return the runs of a collection in its order, then run folders without any log."""
     records: dict[PurePath, RunRecord | str] = {}
     for log in collection.logs:
-        _find_record(log.path.parent, records)
+        _find_record(log.path.parent, collection, records)
     for path in collection.companions:
         if path.name == RUN_JSON:
-            _find_record(path.parent, records)
+            _find_record(path.parent, collection, records)
     runs = [_run(log, _record_of(log, records), collection) for log in collection.logs]
     with_logs = {log.path.parent for log in collection.logs}
     for folder, record in records.items():
@@ -51,16 +53,20 @@ def runs_in(collection: Collection) -> list[Run]:
     return runs
 
 
-def _find_record(folder: PurePath, records: dict[PurePath, RunRecord | str]) -> None:
-    """Read run.json of a folder on disk once; a broken one is kept as its error."""
-    if folder in records or not isinstance(folder, Path) or not (folder / RUN_JSON).is_file():
+def _find_record(folder: PurePath, collection: Collection, records: dict[PurePath, RunRecord | str]) -> None:
+    """Read run.json of a folder, on disk or in an archive, once; a broken one is kept as its error."""
+    path = folder / RUN_JSON
+    if folder in records:
         return
     try:
-        records[folder] = read_record(folder)
+        if isinstance(path, Path) and path.is_file():
+            records[folder] = read_record(path.parent)
+        elif (content := collection.companions.get(path)) is not None:
+            records[folder] = parse_record(content, path)
     except UserError as error:
         records[folder] = str(error)
     except (OSError, RecursionError, AttributeError) as error:
-        records[folder] = f'{folder / RUN_JSON}: not a run record ({error})'
+        records[folder] = f'{path}: not a run record ({error})'
 
 
 def _record_of(log: Log, records: Mapping[PurePath, RunRecord | str]) -> RunRecord | str | None:
@@ -90,7 +96,7 @@ def _run(log: Log, record: RunRecord | str | None, collection: Collection) -> Ru
     if record is not None:
         summary = _by_record(summary, record)
     metrics = RunMetrics()
-    if record is not None and (content := collection.companions.get(log.path.parent / METRICS_JSONL)) is not None:
+    if record is not None and (content := collection.content(log.path.parent / METRICS_JSONL)) is not None:
         metrics = parse_metrics(content, (summary.run_start_ms or 0) / 1000)
     status, reason = judge_status(summary, record, metrics)
     converged = status is RunStatus.CONVERGED
@@ -103,7 +109,7 @@ def _run(log: Log, record: RunRecord | str | None, collection: Collection) -> Ru
         submitter=published[1] if published else system.submitter or _text(own.get('submission_org')),
         status=status, reason=reason,
         seed=record.seed if record else (summary.seeds[0] if summary.seeds else None), geometry=geometry,
-        batch=_number(summary.batch), target=summary.target, evaluations=_evaluations(summary),
+        batch=as_number(summary.batch), target=summary.target, evaluations=_evaluations(summary),
         time_to_train_seconds=summary.seconds, init_seconds=summary.init_seconds,
         started=None if summary.run_start_ms is None else summary.run_start_ms / 1000,
         epochs_to_target=summary.epochs if converged else None, samples=summary.samples if converged else None,
@@ -206,7 +212,3 @@ def _model(benchmark: str) -> str:
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else ''
-
-
-def _number(value: Any) -> int | float | None:
-    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 
 from mlperf_det.results.change_points import ChangePoint, Kind, change_points
 from mlperf_det.results.references.table import METRICS
 from mlperf_det.results.run import Run
+from mlperf_det.run_folder import RunRecord
 
 #: metrics that are shares already: changes are meant as differences, not as ratios
 _SHARES = ('data_wait_share',)
@@ -131,14 +131,17 @@ def _causes(observations: Sequence[Observation], index: int) -> list[FactChange]
 
 def facts_of(run: Run) -> dict[str, str]:
     """Return what a run stood on, for `Observation.facts`: empty for a published log."""
-    record = run.record
-    if record is None:
-        return {}
+    return {} if run.record is None else facts_of_record(run.record)
+
+
+def facts_of_record(record: RunRecord) -> dict[str, str]:
+    """Return what a run stood on by its run.json: software, image, nodes, devices, data, settings and environment."""
     image = record.image or {}
-    host = record.hosts[0] if record.hosts else MappingProxyType({})
+    host = record.hosts[0] if record.hosts else {}
     facts = {f'software: {name}': version for name, version in record.software.items()}
     facts |= {'image': str(image.get('digest') or image.get('path') or 'none'),
-              'nodes': ', '.join(sorted(run.geometry.hosts)), 'devices': ', '.join(map(str, host.get('devices') or ())),
+              'nodes': ', '.join(sorted(str(each.get('name')) for each in record.hosts)),
+              'devices': ', '.join(map(str, host.get('devices') or ())),
               'CPU': str(host.get('cpu') or ''), 'dataset': str(record.dataset.get('fingerprint') or ''),
               'recipe': str(record.recipe.get('name') or '')}
     facts |= {f'runtime: {name}': str(value) for name, value in record.runtime.items()}

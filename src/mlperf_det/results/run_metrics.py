@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +11,40 @@ import msgspec
 from mlperf_det.results.run import RankTime, TrackPoint
 
 PHASES = ('data_wait', 'step', 'evaluation', 'score_wait', 'checkpoint')
-_decode = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+class _Step(msgspec.Struct, tag_field='kind', tag='step'):
+    """A look at the running training, as written by the training program."""
+
+    time: float
+    step: float
+    loss: float | msgspec.UnsetType | None = msgspec.UNSET
+    images_per_second: float | None = None
+    data_wait_share: float | None = None
+
+
+class _Epoch(msgspec.Struct, tag_field='kind', tag='epoch'):
+    """Where the time of one rank went in one epoch."""
+
+    rank: int
+    host: str
+    seconds: float
+    data_wait: float | None = None
+    step: float | None = None
+    evaluation: float | None = None
+    score_wait: float | None = None
+    checkpoint: float | None = None
+
+
+class _SteadyState(msgspec.Struct, tag_field='kind', tag='steady_state'):
+    """The rate after warm-up."""
+
+    images_per_second: float | None = None
+
+
+_Line = _Step | _Epoch | _SteadyState
+_decode = msgspec.json.Decoder(_Line).decode
+_decode_any = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,47 +63,41 @@ def parse_metrics(content: bytes, run_start: float) -> RunMetrics:
     """Read metrics.jsonl.
 
     Args:
-        content: of the file; a line that is not JSON is left out and mentioned in `RunMetrics.forgiven`.
+        content: of the file; a line that cannot be read is left out and mentioned in `RunMetrics.forgiven`.
         run_start: Unix seconds that `TrackPoint.seconds` counts from.
     """
     track: list[TrackPoint] = []
     seconds: dict[tuple[int, str], float] = defaultdict(float)
     phases: dict[tuple[int, str], dict[str, float]] = defaultdict(lambda: dict.fromkeys(PHASES, 0.0))
     steady, diverged, broken = None, False, 0
-    for line in content.splitlines():
+    for text in content.splitlines():
         try:
-            entry = _decode(line)
-        except (msgspec.DecodeError, ValueError, RecursionError):
-            broken += bool(line.strip())
+            line = _decode(text)
+        except (msgspec.DecodeError, RecursionError):
+            broken += bool(text.strip()) and not _is_of_another_kind(text)
             continue
-        kind = entry.get('kind')
-        if kind == 'step':
-            point = _point(entry, run_start)
-            diverged |= 'loss' in entry and point.loss is None
-            track.append(point)
-        elif kind == 'epoch':
-            key = (int(_number(entry.get('rank')) or 0), str(entry.get('host') or ''))
-            seconds[key] += _number(entry.get('seconds')) or 0.0
-            for phase in PHASES:
-                phases[key][phase] += _number(entry.get(phase)) or 0.0
-        elif kind == 'steady_state':
-            steady = _number(entry.get('images_per_second'))
+        if isinstance(line, _Step):
+            loss = None if line.loss is msgspec.UNSET else line.loss
+            diverged |= line.loss is None
+            track.append(TrackPoint(seconds=line.time - run_start, step=line.step, loss=loss,
+                                    images_per_second=line.images_per_second, data_wait_share=line.data_wait_share))
+        elif isinstance(line, _Epoch):
+            seconds[line.rank, line.host] += line.seconds
+            for phase, total in phases[line.rank, line.host].items():
+                phases[line.rank, line.host][phase] = total + (getattr(line, phase) or 0.0)
+        else:
+            steady = line.images_per_second
     return RunMetrics(
         track=tuple(track), diverged=diverged, steady_images_per_second=steady,
         ranks=tuple(RankTime(rank=rank, host=host, seconds=seconds[rank, host], phases=phases[rank, host])
                     for rank, host in sorted(seconds)),
-        forgiven=(f'metrics.jsonl: {broken} line(s) that are not JSON left out',) if broken else ())
+        forgiven=(f'metrics.jsonl: {broken} line(s) that cannot be read left out',) if broken else ())
 
 
-def _point(entry: Mapping[str, Any], run_start: float) -> TrackPoint:
-    return TrackPoint(seconds=(_number(entry.get('time')) or run_start) - run_start,
-                      step=_number(entry.get('step')) or 0, loss=_number(entry.get('loss')),
-                      images_per_second=_number(entry.get('images_per_second')),
-                      data_wait_share=_number(entry.get('data_wait_share')))
-
-
-def _number(value: Any) -> float | None:
-    """Return a finite number, else None (JSON has no NaN: a loss that is none is written as null)."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
-        return float(value)
-    return None
+def _is_of_another_kind(text: bytes) -> bool:
+    """Say whether a line is sound, but of a kind that is of no interest here."""
+    try:
+        kind = _decode_any(text).get('kind')
+    except (msgspec.DecodeError, RecursionError):
+        return False
+    return isinstance(kind, str) and kind not in ('step', 'epoch', 'steady_state')

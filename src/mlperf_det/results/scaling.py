@@ -59,7 +59,7 @@ class ScalingLaw:
     scatter: float
     degrees: int
 
-    def predict(self, accelerator: str, accelerators: int) -> Prediction | None:
+    def predict(self, accelerator: str, accelerators: float) -> Prediction | None:
         """Return what is expected of a number of accelerators.
 
         None: nobody published a result with this accelerator, or only with far smaller or larger numbers of it.
@@ -116,6 +116,6 @@ def modelled_reference(benchmark: str, accelerator: str, accelerators: int, metr
                 f'95 % of further results lie between {low:.4g} and {high:.4g} {unit}')))
 
 
-def _row(names: tuple[str, ...], accelerator: str, accelerators: int) -> Floats:
+def _row(names: tuple[str, ...], accelerator: str, accelerators: float) -> Floats:
     size = math.log(accelerators)
     return np.array([*(float(name == accelerator) for name in names), size, size ** 2])

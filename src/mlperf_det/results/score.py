@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,6 @@ LEAST_RUNS = 3
 SECONDS_PER_DAY = 86_400
 #: Means are taken of the values as the table of logs prints them, so that one table follows from the other.
 DECIMALS = 6
-_RESULT = re.compile(rb'RESULT,OBJECT_DETECTION,,(\d+(?:\.\d+)?),')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,15 +100,6 @@ class JobsPerDay:
 
     seconds: float
     jobs_per_day: float
-
-
-def result_seconds(log: bytes) -> float | None:
-    """Return the seconds of the last ``RESULT,OBJECT_DETECTION,,<seconds>,`` line; None without one.
-
-    They include process start, imports and initialisation: 20 to 60 s more than the MLPerf time to train.
-    """
-    found = _RESULT.findall(log)
-    return float(found[-1]) if found else None
 
 
 def jobs_per_day(seconds: Sequence[float | None]) -> JobsPerDay | None:

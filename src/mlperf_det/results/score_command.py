@@ -7,11 +7,11 @@ import sys
 
 from mlperf_det.mllog import command as logs_command
 from mlperf_det.mllog.collection import collect
-from mlperf_det.mllog.table import csv_bytes
 from mlperf_det.results.groups import group_runs
 from mlperf_det.results.reading import runs_in
 from mlperf_det.results.score import score_runs
 from mlperf_det.results.score_table import COLUMNS, clusters_of_shared_runs, score_row
+from mlperf_det.tables import csv_bytes, print_table, write_csv
 
 _SHORT = ('round', 'submitter', 'system', 'benchmark', 'n_converged', 'n_logs', 'score_minutes', 'olympic_epochs',
           'throughput_mean', 'no_score_because')
@@ -38,9 +38,9 @@ def run(args: argparse.Namespace) -> int:
         for group, row in zip(groups, rows, strict=True):
             row |= library_columns(group)
     if args.csv is None:
-        logs_command.print_table(_SHORT, rows, 'MLPerf scores')
+        print_table(_SHORT, rows, 'MLPerf scores')
     else:
-        logs_command.write_csv(args.csv, csv_bytes(COLUMNS, rows))
+        write_csv(args.csv, csv_bytes(COLUMNS, rows))
     logs_command.report_problems(collection)
     if not rows:
         sys.stderr.write('mlperf-det: no log found; folders are searched for result_*.txt\n')

@@ -10,6 +10,10 @@ from mlperf_det.results.run import RunStatus
 from mlperf_det.results.run_metrics import RunMetrics
 from mlperf_det.run_folder import Outcome, RunRecord
 
+#: What run.json tells of a process that was killed, as a reader of the folder sees it.
+WITHOUT_A_WORD = ('run.json still says running: the process ended without a word (killed? out of memory?), unless it '
+                  'is at work right now')
+
 
 def judge_status(summary: LogSummary, record: RunRecord | None, metrics: RunMetrics) -> tuple[RunStatus, str]:
     """Return the status of a run and the reason in one line.
@@ -20,10 +24,13 @@ def judge_status(summary: LogSummary, record: RunRecord | None, metrics: RunMetr
         metrics: of metrics.jsonl; empty for a published log.
     """
     reason = record.reason if record and record.reason else ''
+    if record is not None and record.outcome is Outcome.RUNNING:
+        reason = WITHOUT_A_WORD
     if metrics.diverged or (record and record.outcome is Outcome.DIVERGED):
         return RunStatus.DIVERGED, reason or 'a loss was not finite'
     if summary.run_start_ms is None:
-        return RunStatus.INCOMPLETE, reason or 'the log has no run_start: the run ended before training began'
+        before = 'the log has no run_start: the run ended before training began'
+        return RunStatus.INCOMPLETE, f'{before} ({reason})' if reason else before
     if summary.status == 'none':
         return RunStatus.INCOMPLETE, _unfinished(summary, reason)
     if summary.seconds is None:

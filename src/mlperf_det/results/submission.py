@@ -59,7 +59,7 @@ def write_submission(folder: Path, groups: Sequence[Group], organisation: str, s
 
     Raises:
         UserError: there is no run, a name is no file name, a log is missing, two groups are of one benchmark, a fact
-            is unknown, or the folder exists.
+            is unknown, the runs follow the rules of several rounds, or the folder exists.
     """
     _check(groups, organisation, system, facts)
     root = folder / organisation
@@ -148,6 +148,9 @@ def _check(groups: Sequence[Group], organisation: str, system: str, facts: dict[
     for name in facts:
         if name not in known:
             raise UserError(f'--fact {name}: is no field of a system description; known: {", ".join(known)}')
+    rounds = sorted({ruleset_of(group.runs[0]) for group in groups})
+    if len(rounds) > 1:
+        raise UserError(f'the runs follow the rules of several rounds ({", ".join(rounds)}); a submission is to one')
     benchmarks = [_benchmark(group.runs[0]) for group in groups]
     for group, benchmark in zip(groups, benchmarks, strict=True):
         if benchmarks.count(benchmark) > 1:

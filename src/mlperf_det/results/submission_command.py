@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 
 from mlperf_det.errors import UserError
-from mlperf_det.mllog.command import printable
 from mlperf_det.results.groups import group_runs
 from mlperf_det.results.reading import read_runs
 from mlperf_det.results.rules import ruleset_of
 from mlperf_det.results.submission import STATUSES, check_submission, write_submission
+from mlperf_det.tables import printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

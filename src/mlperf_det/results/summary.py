@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from mlperf_det.results.convergence_points import ConvergenceCheck
+from mlperf_det.results.energy import energy_score
 from mlperf_det.results.judging import Judged
 from mlperf_det.results.performance import Judgement
 from mlperf_det.results.run import Run
@@ -19,7 +21,7 @@ RUN_COLUMNS = (
     'precision', 'seed', 'nodes', 'accelerators_per_node', 'accelerators', 'accelerator', 'global_batch_size',
     'time_to_train_seconds', 'init_seconds', 'epochs_to_target', 'samples', 'images_per_second',
     'images_per_second_training', 'images_per_second_steady', 'bbox_ap', 'segm_ap', 'bbox_target', 'segm_target',
-    'data_wait_share', 'evaluation_seconds', 'deviations', 'forgiven',
+    'data_wait_share', 'evaluation_seconds', 'energy_joules', 'deviations', 'forgiven',
 )
 
 
@@ -29,20 +31,32 @@ def summary_of(judged: Judged) -> dict[str, Any]:
     runs = [group.runs for group in judged.groups]
     runs += [()] * (len(judged.verdicts) - len(runs))
     return {'schema_version': SCHEMA_VERSION, 'state': state.value, 'exit_code': EXIT_CODES[state],
-            'groups': [_group(verdict, members, judged.findings)
+            'groups': [_group(verdict, members, judged)
                        for verdict, members in zip(judged.verdicts, runs, strict=True)]}
 
 
-def _group(verdict: Verdict, runs: tuple[Run, ...], findings: Mapping[str, Any]) -> dict[str, Any]:
+def _group(verdict: Verdict, runs: tuple[Run, ...], judged: Judged) -> dict[str, Any]:
+    score = verdict.score
+    energy = energy_score(runs, judged.energies, score.scaling_factor) if score is not None else None
     return {'title': verdict.title, 'state': verdict.state.value, 'exit_code': EXIT_CODES[verdict.state],
             'cause': verdict.cause, 'marks': list(verdict.marks), 'notes': list(verdict.notes),
-            'score': _score(verdict.score), 'judgements': [_judgement(item) for item in verdict.judgements],
-            'runs': [run_facts(run) | {'rule_findings': list(findings.get(str(run.log), ()))} for run in runs]}
+            'score': None if score is None else _score(score) | {'energy_joules': energy},
+            'convergence': _convergence(verdict.convergence),
+            'judgements': [_judgement(item) for item in verdict.judgements],
+            'runs': [run_facts(run, judged.energies) | {
+                'rules_checked': str(run.log) in judged.findings,
+                'rule_findings': list(judged.findings.get(str(run.log), ()))} for run in runs]}
 
 
-def _score(score: Score | None) -> dict[str, Any] | None:
-    if score is None:
+def _convergence(check: ConvergenceCheck | None) -> dict[str, Any] | None:
+    if check is None:
         return None
+    return {'passed': check.passed, 'basis': check.basis.name.lower(), 'epochs': check.epochs, 'factor': check.factor,
+            'reference_epochs': check.point.mean if check.point else None,
+            'least_epochs': check.point.least if check.point else None, 'sentence': check.sentence}
+
+
+def _score(score: Score) -> dict[str, Any]:
     return {'minutes': score.minutes, 'olympic_minutes': score.olympic, 'scaling_factor': score.scaling_factor,
             'runs': score.runs, 'converged': score.converged, 'best_minutes': score.best, 'worst_minutes': score.worst,
             'mean_minutes': score.mean, 'stdev_minutes': score.stdev, 'epochs': score.epochs, 'reason': score.reason}
@@ -58,8 +72,8 @@ def _judgement(judgement: Judgement) -> dict[str, Any]:
                 'date': reference.date.isoformat(), 'image': reference.image, 'kind': reference.source.kind.value}}
 
 
-def run_facts(run: Run) -> dict[str, Any]:
-    """Return a run's facts by column name, as in runs.csv."""
+def run_facts(run: Run, energies: Mapping[str, float]) -> dict[str, Any]:
+    """Return a run's facts by column name, as in runs.csv; `energies` as in `Judged`."""
     place, rates = run.geometry, run.throughput
     return {
         'source': str(run.source), 'log': None if run.log is None else run.log.name, 'benchmark': run.benchmark,
@@ -75,6 +89,7 @@ def run_facts(run: Run) -> dict[str, Any]:
         'bbox_ap': _finite(run.final_metrics.get('bbox')), 'segm_ap': _finite(run.final_metrics.get('segm')),
         'bbox_target': run.target.get('bbox'), 'segm_target': run.target.get('segm'),
         'data_wait_share': run.data_wait_share, 'evaluation_seconds': run.evaluation_seconds,
+        'energy_joules': energies.get(str(run.log)),
         'deviations': '; '.join(run.deviations), 'forgiven': '; '.join(run.forgiven),
     }
 

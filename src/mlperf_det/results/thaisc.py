@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mlperf_det.mllog.result_line import result_seconds
 from mlperf_det.results.groups import Group
 from mlperf_det.results.run import Run
-from mlperf_det.results.score import jobs_per_day, result_seconds
+from mlperf_det.results.score import jobs_per_day
 
 #: the RESULT line is written at the very end of a log
 _TAIL_BYTES = 4 << 20
@@ -28,14 +29,19 @@ class ThaiscScore:
     Attributes:
         seconds: mean of the remaining runs; jobs: 86,400 divided by it.
         basis: ``RESULT seconds`` or ``time to train``.
+        train_seconds: mean time to train by the same rule, which is shorter than the job.
         nodes: of the proof of concept.
+        runs, converged: how many there are; the fastest and the slowest do not count.
     """
 
     title: str
     seconds: float
     jobs: float
     basis: str
+    train_seconds: float
     nodes: int
+    runs: int
+    converged: int
 
     @property
     def per_node(self) -> float:
@@ -50,15 +56,19 @@ class ThaiscScore:
 def thaisc_score(group: Group) -> ThaiscScore | None:
     """Score a group; None where its runs allow no score (fewer than three, two not converged) or nodes are unknown."""
     nodes = group.runs[0].geometry.nodes
-    whole_jobs = [_result_seconds(run) for run in group.runs]
+    whole_jobs = [whole_job_seconds(run) for run in group.runs]
     complete = all(seconds is not None for run, seconds in zip(group.runs, whole_jobs, strict=True) if run.converged)
-    times = [(seconds if complete else run.time_to_train_seconds) if run.converged else None
-             for run, seconds in zip(group.runs, whole_jobs, strict=True)]
-    found = jobs_per_day(times)
-    if found is None or not nodes:
+    to_train = [run.time_to_train_seconds if run.converged else None for run in group.runs]
+    by_train = jobs_per_day(to_train)
+    found = by_train
+    if complete:
+        found = jobs_per_day([seconds if run.converged else None
+                              for run, seconds in zip(group.runs, whole_jobs, strict=True)])
+    if found is None or by_train is None or not nodes:
         return None
     return ThaiscScore(title=group.title, seconds=found.seconds, jobs=found.jobs_per_day, nodes=nodes,
-                       basis='RESULT seconds' if complete else 'time to train')
+                       basis='RESULT seconds' if complete else 'time to train', train_seconds=by_train.seconds,
+                       runs=len(group.runs), converged=sum(run.converged for run in group.runs))
 
 
 def benchmark_result(scores: Sequence[ThaiscScore]) -> str:
@@ -79,7 +89,7 @@ def configuration_table(run: Run) -> list[tuple[str, str]]:
     return list(zip(CONFIGURATION_ROWS, values, strict=True))
 
 
-def _result_seconds(run: Run) -> float | None:
+def whole_job_seconds(run: Run) -> float | None:
     """Return the seconds of the RESULT line of an uncompressed log on disk; None without one."""
     if not isinstance(run.log, Path) or not run.log.is_file():
         return None

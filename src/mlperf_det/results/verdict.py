@@ -21,11 +21,13 @@ from enum import Enum
 from types import MappingProxyType
 
 from mlperf_det.results.acceptance import Acceptance, Promise
+from mlperf_det.results.convergence_points import ConvergenceCheck
 from mlperf_det.results.groups import Group
 from mlperf_det.results.performance import CONFIDENCE, JUDGED, Judgement, Standing, judge_metric
 from mlperf_det.results.references.table import Direction, Lookup, Reference, References
 from mlperf_det.results.run import Run, RunStatus
 from mlperf_det.results.score import LEAST_RUNS, Score, score_runs
+from mlperf_det.run_folder import Outcome
 
 
 class State(str, Enum):
@@ -68,6 +70,7 @@ class Verdict:
         notes: what the reader should know besides.
         score: None without runs.
         judgements: each judged metric against its reference.
+        convergence: epochs against the reference convergence points; None where these rules do not apply.
     """
 
     title: str
@@ -77,6 +80,7 @@ class Verdict:
     notes: tuple[str, ...] = ()
     score: Score | None = None
     judgements: tuple[Judgement, ...] = ()
+    convergence: ConvergenceCheck | None = None
 
     @property
     def line(self) -> str:
@@ -96,7 +100,7 @@ def overall(verdicts: Sequence[Verdict]) -> State:
 
 
 def judge(group: Group, references: References | None = None, *, acceptance: Acceptance | None = None,
-          scaling_factor: float = 1.0,
+          scaling_factor: float = 1.0, convergence: ConvergenceCheck | None = None,
           findings: Mapping[str, Sequence[str]] = MappingProxyType({})) -> Verdict:
     """Judge a group of runs.
 
@@ -105,6 +109,7 @@ def judge(group: Group, references: References | None = None, *, acceptance: Acc
         references: what performance is held against; None: performance is not judged, and the cause says so.
         acceptance: what the contract promises; a promised metric is held against the promise alone.
         scaling_factor: of the group's ``scaling.json``.
+        convergence: a rejection fails the group.
         findings: path of a log -> breaches of the rules of its round; they fail a closed run.
     """
     runs = group.runs
@@ -112,19 +117,20 @@ def judge(group: Group, references: References | None = None, *, acceptance: Acc
     promise = acceptance.promise_for(runs[0]) if acceptance and runs else None
     judgements = _judgements(runs, references, promise, acceptance.confidence if acceptance else CONFIDENCE)
     state, cause = (
-        _infrastructure(runs) or _quality(runs, score) or _promised_quality(runs, promise) or _rules(runs, findings)
-        or _performance(runs, judgements, promise, _summary(runs, score)))
+        _infrastructure(runs) or _quality(runs, score) or _promised_quality(runs, promise)
+        or _rules(runs, findings, convergence) or _performance(runs, judgements, promise, _summary(runs, score)))
     if state in (State.PASS, State.PASS_SLOW) and promise and (beyond := _score_beyond(score, judgements)):
-        state, cause = State.UNSTABLE, f'{_summary(runs, score)}; {beyond}, though the mean of the runs is within it'
+        state, cause = State.UNSTABLE, f'{_summary(runs, score)}; {beyond}'
     notes = [f'{run.source.name}: {run.status.value}, {run.reason}' for run in runs
              if not (run.converged or run.finished_steps)]
     notes += [judgement.sentence for judgement in judgements]
-    notes += [f'{judgement.more_runs} more run(s) would probably settle {judgement.metric}'
-              for judgement in judgements if judgement.more_runs]
+    if convergence is not None:
+        notes.append(convergence.sentence)
     if acceptance and runs and promise is None:
         notes.append(f'{acceptance.path.name} promises nothing of these runs')
-    return Verdict(title=group.title, state=state, cause=cause, marks=_marks(runs), notes=tuple(notes), score=score,
-                   judgements=judgements)
+    return Verdict(title=group.title, state=state, cause=cause, marks=_marks(runs), score=score,
+                   notes=tuple(note for note in notes if note not in cause),
+                   judgements=judgements, convergence=convergence)
 
 
 def _infrastructure(runs: Sequence[Run]) -> tuple[State, str] | None:
@@ -132,11 +138,20 @@ def _infrastructure(runs: Sequence[Run]) -> tuple[State, str] | None:
         return State.NOT_RUN, 'there is no run to judge'
     died = [run for run in runs if run.status in _DIED]
     if died:
-        return State.FAIL_INFRA, f'{len(died)} of {len(runs)} run(s) did not end properly: {died[0].reason}'
-    contradicting = [run for run in runs if 'contradict' in run.reason or 'but run.json says' in run.reason]
+        return State.FAIL_INFRA, (f'{len(died)} of {len(runs)} run(s) did not end properly: '
+                                  f'{died[0].source.name}: {died[0].reason}')
+    contradicting = [run for run in runs if _contradicts_itself(run)]
     if contradicting:
-        return State.FAIL_INFRA, contradicting[0].reason
+        return State.FAIL_INFRA, f'{contradicting[0].source.name}: {contradicting[0].reason}'
     return None
+
+
+def _contradicts_itself(run: Run) -> bool:
+    """Say whether log and run.json tell different stories of a run that ended."""
+    if run.record is None or run.summary is None or run.status is not RunStatus.ABORTED:
+        return False
+    log_converged = run.summary.status == 'success' and run.summary.target_reached
+    return log_converged or (run.record.outcome is Outcome.CONVERGED and run.summary.status != 'success')
 
 
 def _quality(runs: Sequence[Run], score: Score) -> tuple[State, str] | None:
@@ -144,7 +159,7 @@ def _quality(runs: Sequence[Run], score: Score) -> tuple[State, str] | None:
     missed = [run for run in runs if run.status in _MISSED and not run.finished_steps]
     if not missed:
         return None
-    first = f'{missed[0].status.value}, {missed[0].reason}'
+    first = f'{missed[0].source.name}: {missed[0].status.value}, {missed[0].reason}'
     if len(missed) == 1 and score.converged and all(run.tier in _TIERS_BY_MLPERF_RULES for run in runs):
         if len(runs) >= LEAST_RUNS:
             return None    # it counts as the slowest
@@ -163,11 +178,14 @@ def _promised_quality(runs: Sequence[Run], promise: Promise | None) -> tuple[Sta
     return None
 
 
-def _rules(runs: Sequence[Run], findings: Mapping[str, Sequence[str]]) -> tuple[State, str] | None:
+def _rules(runs: Sequence[Run], findings: Mapping[str, Sequence[str]],
+           convergence: ConvergenceCheck | None) -> tuple[State, str] | None:
     for run in runs:
         breaches = findings.get(str(run.log), ())
         if breaches and run.division == 'closed' and run.converged:
             return State.FAIL_QUALITY, f'{run.source.name} breaks the closed-division rules: {breaches[0]}'
+    if convergence is not None and convergence.passed is False:
+        return State.FAIL_QUALITY, convergence.sentence
     return None
 
 
@@ -214,7 +232,8 @@ def _score_beyond(score: Score, judgements: Sequence[Judgement]) -> str:
     for judgement in judgements:
         if judgement.metric == 'time_to_train' and judgement.limit and score.minutes is not None \
                 and score.minutes * 60 > judgement.limit * (1 + _ROUNDING):
-            return f'the MLPerf score {score.minutes * 60:.4g} s is beyond the limit {judgement.limit:.4g} s'
+            return (f'the MLPerf score {score.minutes * 60:.4g} s is beyond the limit {judgement.limit:.4g} s, though '
+                    f'the mean of the runs is within it; {score.runs} more run(s) would show which holds')
     return ''
 
 

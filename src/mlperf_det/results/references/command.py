@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from mlperf_det.errors import UserError
-from mlperf_det.mllog.command import print_table, printable
 from mlperf_det.results.acceptance import load_acceptance
 from mlperf_det.results.groups import group_runs
 from mlperf_det.results.published import published_results
@@ -17,6 +16,7 @@ from mlperf_det.results.reading import read_runs
 from mlperf_det.results.references.edit import diff, with_references
 from mlperf_det.results.references.lint import findings
 from mlperf_det.results.references.proposals import from_promises, from_published, from_runs, worth_proposing
+from mlperf_det.results.references.scaled import from_measured
 from mlperf_det.results.references.table import (
     BENCHMARKS,
     PRECISIONS,
@@ -28,6 +28,7 @@ from mlperf_det.results.references.table import (
     load_references,
     parse_references,
 )
+from mlperf_det.tables import print_table, printable
 
 _COLUMNS = ('benchmark', 'accelerator', 'nodes', 'precision', 'metric', 'value', 'unit', 'limit', 'n', 'spread', 'date',
             'source')
@@ -50,7 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     propose.add_argument('--acceptance', type=Path, metavar='FILE', help="a bidder's promises")
     propose.add_argument('--published', action='store_true', help='published MLPerf results of --accelerator')
     propose.add_argument('--modelled', action='store_true',
-                         help='as --published, and a scaling law for node counts that nobody published')
+                         help='as --published, and a scaling law for node counts that neither others published nor '
+                              'FILE has measured')
     propose.add_argument('--benchmark', choices=BENCHMARKS, action='append', help='default: all')
     propose.add_argument('--accelerator', metavar='NAME', help='e.g. H100-SXM5-80GB')
     propose.add_argument('--accelerators-per-node', type=int, default=8, metavar='N', help='default: 8')
@@ -105,7 +107,7 @@ def _propose(args: argparse.Namespace) -> int:
     text, known = _present(args.file)
     new: dict[Key, Reference] = {}
     if args.published or args.modelled:
-        new |= _published(args)
+        new |= _published(args, known)
     if args.runs:
         new |= from_runs(group_runs(read_runs(args.runs)), args.precision)
     if args.acceptance:
@@ -120,18 +122,29 @@ def _propose(args: argparse.Namespace) -> int:
     return 0
 
 
-def _published(args: argparse.Namespace) -> dict[Key, Reference]:
+def _published(args: argparse.Namespace, known: References) -> dict[Key, Reference]:
     if not args.accelerator:
         raise UserError('--accelerator: needed for published values; `mlperf-det reference show` lists the names')
+    benchmarks = args.benchmark or BENCHMARKS
+
+    def of_others(*, modelled: bool) -> dict[Key, Reference]:
+        return {key: reference for benchmark in benchmarks for key, reference in from_published(
+            benchmark, args.accelerator, args.accelerators_per_node, args.nodes, args.precision,
+            modelled=modelled).items()}
+
     found: dict[Key, Reference] = {}
-    for benchmark in args.benchmark or BENCHMARKS:
-        found |= from_published(benchmark, args.accelerator, args.accelerators_per_node, args.nodes, args.precision,
-                                modelled=args.modelled)
-    missing = [str(nodes) for nodes in args.nodes if not any(key[2] == nodes for key in found)]
-    if missing:
-        hint = '' if args.modelled else '; --modelled fits a scaling law'
-        sys.stderr.write(f'mlperf-det: no published value for {printable(args.accelerator)} on '
-                         f'{", ".join(missing)} node(s) of {args.accelerators_per_node}{hint}\n')
+    if args.modelled:
+        # What this site measured, scaled, says more than the law alone; what was published for this size most of all.
+        found = of_others(modelled=True) | from_measured(
+            known, args.accelerator, args.accelerators_per_node, args.nodes, args.precision, benchmarks)
+    found |= of_others(modelled=False)
+    there = {(key[0], key[2]) for key in (*found, *(key for key, _ in known.items())) if key[1] == args.accelerator}
+    hint = '' if args.modelled else '; --modelled fits a scaling law'
+    for benchmark in benchmarks:
+        missing = [str(nodes) for nodes in args.nodes if (benchmark, nodes) not in there]
+        if missing:
+            sys.stderr.write(f'mlperf-det: {benchmark}: no published value for {printable(args.accelerator)} on '
+                             f'{", ".join(missing)} node(s) of {args.accelerators_per_node}{hint}\n')
     return found
 
 

@@ -46,6 +46,9 @@ METRICS: Mapping[str, tuple[str, str]] = MappingProxyType({
     'data_wait_share': ('fraction', 'lower'),
     'bbox_ap': ('fraction', 'higher'),
     'segm_ap': ('fraction', 'higher'),
+    'result_seconds': ('s', 'lower'),
+    'jobs_per_day_by_result': ('jobs/day', 'higher'),
+    'jobs_per_day_by_time_to_train': ('jobs/day', 'higher'),
 })
 #: benchmark, accelerator, nodes, precision, metric
 Key = tuple[str, str, int, str, str]

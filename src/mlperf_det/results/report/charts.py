@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Sequence
 
 from mlperf_det.results.performance import Judgement
+from mlperf_det.results.published_courses import Course, published_course
 from mlperf_det.results.report.downsample import Point, downsample
 from mlperf_det.results.report.html import Markup, tag
-from mlperf_det.results.report.svg import COLOURS, Axis, Bar, Rule, Series, bar_chart, legend, line_chart
+from mlperf_det.results.report.svg import (
+    COLOURS,
+    Axis,
+    Band,
+    Bar,
+    Rule,
+    Series,
+    bar_chart,
+    legend,
+    line_chart,
+)
 from mlperf_det.results.run import Run, TrackPoint
 from mlperf_det.results.run_metrics import PHASES
 
@@ -21,41 +33,78 @@ _TERSE_POINTS = 8
 MOST_RANKS = 16
 
 
-def accuracy_chart(runs: Sequence[Run], metric: str, *, over_epochs: bool = False,
+def accuracy_chart(runs: Sequence[Run], metric: str, *, over_epochs: bool = False, published: bool = False,
                    terse: bool = False) -> Markup | None:
     """Return AP over time (or completed epochs) with the target; None where no run was evaluated for the metric.
 
-    ``terse`` leaves the run's name to the tooltip of its curve and thins curves out, for pages of many groups.
+    Args:
+        runs: of one group.
+        metric: ``bbox`` or ``segm``.
+        over_epochs: completed epochs instead of minutes.
+        published: with the band of published runs at about the same batch size. Over time it is drawn at the pace of
+            these runs, since every system has its own: it tells whether the AP is due at this point of the training.
+        terse: thin curves out, for pages of many groups.
     """
-    series = []
-    for index, run in enumerate(runs):
-        points, tips = [], []
-        for evaluation in run.evaluations:
-            value, minutes, epoch = evaluation.metrics.get(metric, math.nan), evaluation.seconds / 60, evaluation.epoch
-            x = epoch if over_epochs else minutes
-            if x is None or not math.isfinite(value + x):
-                continue
-            points.append((x, value))
-            when = f'epoch {epoch:g}, ' if epoch is not None else ''
-            tips.append(f'{"" if terse else run_name(run) + ": "}{value:.4f} ({when}{minutes:.2f} min)')
-        if terse:
-            tip_at = dict(zip(points, tips, strict=True))
-            points = downsample(points, _TERSE_POINTS)
-            tips = [tip_at[point] for point in points]
-        series.append(Series(name=run_name(run), colour=index, points=points, tips=tips))
+    series = [_accuracy_curve(run, index, metric, over_epochs=over_epochs, terse=terse)
+              for index, run in enumerate(runs)]
     if not any(curve.points for curve in series):
         return None
     title = f'{metric} AP over {"epochs" if over_epochs else "time"}'
     least = next((run.target[metric] for run in runs if metric in run.target), None)
     best = max(value for curve in series for _, value in curve.points)
     said = f'Best {metric} AP {best:.4f}' + (f', target {least:g}.' if least is not None else '.')
+    course = published_course(runs[0].model, metric, runs[0].batch) if published and _as_published(runs) else None
+    band = _course_band(runs, course, over_epochs=over_epochs) if course else None
+    if course and band:
+        said += _band_words(course, over_epochs=over_epochs, terse=terse)
     rules = [Rule(value=least, label=f'target {least:g}')] if least is not None else []
     across = Axis(title='completed epochs' if over_epochs else 'minutes since run_start', low=0.0)
-    return _figure(title, line_chart(title, said, series, across, Axis(title='AP', low=0.0), rules), said)
+    return _figure(title, line_chart(title, said, series, across, Axis(title='AP', low=0.0), rules, band,
+                                     terse=terse), said)
+
+
+def _accuracy_curve(run: Run, index: int, metric: str, *, over_epochs: bool, terse: bool) -> Series:
+    tip_at: dict[Point, str] = {}
+    for evaluation in run.evaluations:
+        value, minutes, epoch = evaluation.metrics.get(metric, math.nan), evaluation.seconds / 60, evaluation.epoch
+        x = epoch if over_epochs else minutes
+        if x is None or not math.isfinite(value + x):
+            continue
+        when = f'epoch {epoch:g}, ' if epoch is not None else ''
+        tip_at[x, value] = f'{"" if terse else run_name(run) + ": "}{value:.4f} ({when}{minutes:.2f} min)'
+    points = downsample(list(tip_at), _TERSE_POINTS) if terse else list(tip_at)
+    return Series(name=run_name(run), colour=index, points=points, tips=[tip_at[point] for point in points])
+
+
+def _as_published(runs: Sequence[Run]) -> bool:
+    """Say whether the runs train the benchmark itself; smoke and throughput runs do not."""
+    return all(run.tier in ('', 'convergence') for run in runs)
+
+
+def _course_band(runs: Sequence[Run], course: Course, *, over_epochs: bool) -> Band | None:
+    """Return the band over epochs, or over minutes at the mean pace of these runs; None where they have no pace."""
+    pace = 1.0
+    if not over_epochs:
+        paces = [run.evaluations[-1].seconds / 60 / epoch for run in runs
+                 if run.evaluations and (epoch := run.evaluations[-1].epoch)]
+        paces = [each for each in paces if math.isfinite(each) and each > 0]
+        if not paces:
+            return None
+        pace = statistics.fmean(paces)
+    return Band(points=[(epoch * pace, low, high) for epoch, low, _, high in course.points],
+                tip=f'middle 80 % of {course.runs} published runs')
+
+
+def _band_words(course: Course, *, over_epochs: bool, terse: bool) -> str:
+    if terse:
+        return f' Shaded: {course.runs} published runs.'
+    batches = f'{course.least_batch}' + (f' to {course.most_batch}' if course.most_batch > course.least_batch else '')
+    pace = '' if over_epochs else ', at the pace of these runs'
+    return f' Shaded: the middle 80 % of {course.runs} published runs with batch {batches}{pace}.'
 
 
 def track_chart(runs: Sequence[Run], title: str, unit: str, value_of: Callable[[TrackPoint], float | None],
-                most_points: int) -> Markup | None:
+                most_points: int, *, terse: bool = False) -> Markup | None:
     """Return a tracked quantity over time, thinned out; None where no run tracked it."""
     series = []
     for index, run in enumerate(runs):
@@ -65,60 +114,62 @@ def track_chart(runs: Sequence[Run], title: str, unit: str, value_of: Callable[[
             if value is not None and math.isfinite(value) and point.seconds >= 0:
                 points.append((point.seconds / 60, value))
         series.append(Series(name=run_name(run), points=downsample(points, most_points), colour=index))
-    values = [value for curve in series for _, value in curve.points]
-    if not values:
+    shown = next((curve for curve in series if curve.points), None)
+    if shown is None:
         return None
-    said = f'{title}: from {values[0]:.4g} to {series[0].points[-1][1] if series[0].points else values[-1]:.4g}' \
-           + (f' {unit}' if unit else '') + ' in the first run.'
+    said = (f'{title} of {shown.name}: from {shown.points[0][1]:.4g} to {shown.points[-1][1]:.4g}'
+            f'{" " + unit if unit else ""}.')
     return _figure(title, line_chart(title, said, series, Axis(title='minutes since run_start', low=0.0),
-                                     Axis(title=unit or title.lower(), low=0.0)), said)
+                                     Axis(title=unit or title.lower(), low=0.0), terse=terse), said)
 
 
-def times_chart(runs: Sequence[Run], judgements: Sequence[Judgement]) -> Markup | None:
-    """Return time to train per run, with reference and limit; None where no run ended."""
+def times_chart(runs: Sequence[Run], judgements: Sequence[Judgement], *, terse: bool = False) -> Markup | None:
+    """Return time to train per run, with reference, limit and the tolerance between; None where no run ended."""
     bars = []
     for index, run in enumerate(runs):
         seconds = run.time_to_train_seconds
         note = f'{seconds / 60:.2f}' if seconds is not None else ''
         bars.append(Bar(label=run_name(run), parts=[((seconds or 0) / 60, 'time to train')],
-                        note=note if run.converged else f'{note} {run.status.value}'.strip(), first_colour=index,
+                        note=note if run.converged else f'{note} ✕'.strip(), first_colour=index,
                         hatched=not run.converged))
     if not any(run.time_to_train_seconds for run in runs):
         return None
-    marks = []
-    for judgement in judgements:
-        if judgement.metric == 'time_to_train' and judgement.reference is not None:
-            marks.append(Rule(value=judgement.reference.value / 60, label='reference', kind='target'))
-            if judgement.limit is not None:
-                marks.append(Rule(value=judgement.limit / 60, label='limit', kind='limit'))
     converged = [run.time_to_train_seconds / 60 for run in runs if run.converged and run.time_to_train_seconds]
     said = f'{len(converged)} of {len(runs)} runs converged' + (
         f', in {min(converged):.2f} to {max(converged):.2f} minutes.' if converged else '.')
-    if marks:
-        said += ' Lines: reference (dashed) and limit (solid).'
-    return _figure('Time to train', bar_chart('Time to train', said, bars, 'minutes', marks), said)
+    if len(converged) < len(runs):
+        said += ' Hatched, with ✕: runs that did not.'
+    marks = []
+    judged = next((each for each in judgements if each.metric == 'time_to_train' and each.reference), None)
+    if judged is not None and judged.reference is not None:
+        marks.append(Rule(value=judged.reference.value / 60, label='reference', kind='target'))
+        said += f' Dashed: the {judged.reference.source.kind.value} reference, {judged.reference.value / 60:.2f} min'
+        if judged.limit is not None:
+            marks.append(Rule(value=judged.limit / 60, label='limit', kind='limit'))
+            said += f'; solid: its limit, {judged.limit / 60:.2f} min'
+        said += '.'
+    return _figure('Time to train', bar_chart('Time to train', said, bars, 'minutes', marks, terse=terse), said)
 
 
-def breakdown_chart(runs: Sequence[Run]) -> Markup | None:
+def breakdown_chart(runs: Sequence[Run], *, terse: bool = False) -> Markup | None:
     """Return where the time went: by rank for a run with a time breakdown, else by run from the log's intervals."""
     detailed = next((run for run in runs if run.ranks), None)
     if detailed is not None:
         return _rank_chart(detailed)
     bars = []
     for run in runs:
-        summary = run.summary
-        if summary is None or run.time_to_train_seconds is None or not summary.train_seconds:
+        summary, seconds = run.summary, run.time_to_train_seconds
+        if summary is None or seconds is None or not summary.train_seconds:
             continue
-        train = min(summary.train_seconds, run.time_to_train_seconds)
-        rest = run.time_to_train_seconds - train
-        bars.append(Bar(label=run_name(run), note=f'{train / run.time_to_train_seconds:.0%}', parts=[
-            (train / 60, 'closed training intervals'), (rest / 60, 'evaluation and rest'),
-            ((run.init_seconds or 0) / 60, 'initialisation (not in the time to train)')]))
+        train = min(summary.train_seconds, seconds)
+        bars.append(Bar(label=run_name(run), note=f'{seconds / 60:.2f}' + ('' if run.converged else ' ✕'), parts=[
+            (train / 60, 'training'), ((seconds - train) / 60, 'evaluation and rest'),
+            ((run.init_seconds or 0) / 60, 'initialisation')]))
     if not bars:
         return None
-    said = 'Training intervals that evaluation runs beside, the rest up to run_stop, and initialisation before it.'
-    return _figure('Time breakdown', bar_chart('Time breakdown', said, bars, 'minutes'), said,
-                   legend(['training intervals', 'evaluation and rest', 'initialisation']))
+    said = 'Time to train: closed training intervals and the rest up to run_stop; the initialisation is not part of it.'
+    return _figure('Time breakdown', bar_chart('Time breakdown', said, bars, 'minutes', terse=terse), said,
+                   legend(['training', 'evaluation and rest', 'initialisation']))
 
 
 def _rank_chart(run: Run) -> Markup:
@@ -127,11 +178,13 @@ def _rank_chart(run: Run) -> Markup:
         by_wait = sorted(ranks, key=lambda rank: rank.phases.get('data_wait', 0.0))
         half = MOST_RANKS // 2
         ranks = by_wait[:half] + by_wait[-half:]
-    bars = [Bar(label=f'rank {rank.rank} {rank.host}'.strip(), note=f'{rank.seconds:.4g}',
+    bars = [Bar(label=f'{rank.rank} {rank.host.partition(".")[0]}'.strip(), note=f'{rank.seconds:.4g}',
                 parts=[*((rank.phases.get(phase, 0.0), PHASE_NAMES[phase]) for phase in PHASES), (rank.other, 'other')])
             for rank in ranks]
     wait = run.data_wait_share
-    said = f'{run_name(run)}: {wait:.1%} of the time was spent waiting for data.' if wait is not None else ''
+    said = f'{run_name(run)}, by rank and node.'
+    if wait is not None:
+        said += f' {wait:.1%} of the time was spent waiting for data.'
     if len(run.ranks) > MOST_RANKS:
         said += f' Of {len(run.ranks)} ranks, the {MOST_RANKS} that waited least and most.'
     return _figure('Time breakdown', bar_chart('Time breakdown by rank', said, bars, 'seconds'), said,

@@ -7,20 +7,18 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import msgspec
-
 from mlperf_det.errors import UserError
-from mlperf_det.mllog.command import printable
-from mlperf_det.mllog.table import csv_bytes
 from mlperf_det.results.evidence import write_evidence
 from mlperf_det.results.judging import Judged, judge_all
 from mlperf_det.results.junit import junit_xml
 from mlperf_det.results.report.page import Options, Theme, build_report
-from mlperf_det.results.summary import RUN_COLUMNS, run_facts, summary_of
+from mlperf_det.results.summary import RUN_COLUMNS, run_facts
 from mlperf_det.results.thaisc import benchmark_result, thaisc_score
 from mlperf_det.results.verdict import not_run, overall
 from mlperf_det.results.verdict_command import add_run_arguments
+from mlperf_det.results.verdict_table import print_verdicts, summary_json
 from mlperf_det.run_folder import write_atomically
+from mlperf_det.tables import csv_bytes, printable
 
 REPORT, RUNS, SUMMARY, JUNIT, EVIDENCE = 'report.html', 'runs.csv', 'summary.json', 'junit.xml', 'evidence.zip'
 #: what ThaiSC's procurement asks for, written with ``--thaisc``
@@ -57,7 +55,9 @@ def run(args: argparse.Namespace) -> int:
     options = Options(title=args.title, theme=theme, thaisc_nodes=args.thaisc)
     files = [path for path in (args.references, args.acceptance) if path]
     page = write_report(judged, args.output, options, evidence=files if args.evidence else None)
-    sys.stdout.write(f'{overall(judged.verdicts).value}: {printable(str(page.resolve()))}\n')
+    print_verdicts(judged, as_json=args.json)
+    (sys.stderr if args.json else sys.stdout).write(
+        f'{overall(judged.verdicts).value}: {printable(str(page.resolve()))}\n')
     return int(not judged.groups)
 
 
@@ -67,7 +67,8 @@ def of_vendor(judged: Judged, vendor: str) -> Judged:
             if all(run.record is not None or run.submitter.casefold() == vendor.casefold() for run in group.runs)]
     rest = list(judged.verdicts[len(judged.groups):])
     verdicts = [verdict for _, verdict in kept] + rest or [not_run(f'no run of {vendor}')]
-    return Judged(groups=[group for group, _ in kept], verdicts=verdicts, findings=judged.findings)
+    return Judged(groups=[group for group, _ in kept], verdicts=verdicts, findings=judged.findings,
+                  energies=judged.energies)
 
 
 def write_report(judged: Judged, folder: Path, options: Options, *,
@@ -84,8 +85,8 @@ def write_report(judged: Judged, folder: Path, options: Options, *,
         UserError: the folder cannot be made or written to.
     """
     runs = [run for group in judged.groups for run in group.runs]
-    tables = {RUNS: csv_bytes(RUN_COLUMNS, map(run_facts, runs)), JUNIT: junit_xml(judged),
-              SUMMARY: msgspec.json.format(msgspec.json.encode(summary_of(judged)), indent=2) + b'\n'}
+    tables = {RUNS: csv_bytes(RUN_COLUMNS, (run_facts(run, judged.energies) for run in runs)), JUNIT: junit_xml(judged),
+              SUMMARY: summary_json(judged)}
     if options.thaisc_nodes:
         scores = [score for group in judged.groups if (score := thaisc_score(group))]
         tables[BENCHMARK_RESULT] = benchmark_result(scores).encode('utf-8', 'backslashreplace')

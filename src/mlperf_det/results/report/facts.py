@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import shlex
-import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mlperf_det.results.report.charts import PHASE_NAMES, run_name
 from mlperf_det.results.report.html import Markup, facts, join, table, tag
-from mlperf_det.results.run import RankTime, Run
-from mlperf_det.results.run_metrics import PHASES
+from mlperf_det.results.run import Run
 from mlperf_det.run_folder import RunRecord
 
-#: a rank is a suspect when it lies this many median deviations, and this share, above the median of all ranks
-_SUSPECT_DEVIATIONS, _SUSPECT_SHARE = 5.0, 0.05
-#: nodes in a table; of more, those that wait most
-_MOST_NODES = 64
 #: logged keys (or their beginnings) that are no setting of the run
 _NO_SETTINGS = ('submission_', 'throughput', 'status', 'weights_initialization', 'cache_clear', 'run_', 'eval_target')
 
@@ -63,59 +56,6 @@ def _of_record(record: RunRecord) -> list[Markup]:
         parts.append(tag('details', tag('summary', f'Environment ({len(record.environment)} variables)'),
                          facts(record.environment.items())))
     return parts
-
-
-def rank_table(runs: Sequence[Run]) -> Markup | None:
-    """Return the spread of each phase over the ranks with suspects named; None with fewer than two ranks."""
-    run = next((run for run in runs if len(run.ranks) > 1), None)
-    if run is None:
-        return None
-    rows = []
-    for phase in PHASES:
-        spent = {_rank_name(rank): rank.phases.get(phase, 0.0) for rank in run.ranks}
-        if not any(spent.values()):
-            continue
-        rows.append([PHASE_NAMES[phase], f'{min(spent.values()):.2f}', f'{statistics.median(spent.values()):.2f}',
-                     f'{max(spent.values()):.2f}', ', '.join(suspects(run.ranks, phase)) or 'none'])
-    return join([tag('h3', 'Spread over the ranks'), table(
-        ['seconds', 'least', 'median', 'most', 'suspects'], rows, numeric=(1, 2, 3),
-        caption=f'{run_name(run)}, {len(run.ranks)} ranks; a suspect lies {_SUSPECT_DEVIATIONS:g} median absolute '
-                f'deviations and {_SUSPECT_SHARE:.0%} above the median')])
-
-
-def node_table(runs: Sequence[Run]) -> Markup | None:
-    """Return the mean time of the ranks of each node with suspects named; None for runs on one node."""
-    run = next((run for run in runs if len({rank.host for rank in run.ranks}) > 1), None)
-    if run is None:
-        return None
-    nodes = [_node_time(host, [rank for rank in run.ranks if rank.host == host])
-             for host in sorted({rank.host for rank in run.ranks})]
-    doubted = {phase: set(suspects(nodes, phase)) for phase in PHASES}
-    rows = [[node.host, *(f'{node.phases[phase]:.2f}' for phase in PHASES),
-             ', '.join(PHASE_NAMES[phase] for phase in PHASES if _rank_name(node) in doubted[phase]) or 'none']
-            for node in sorted(nodes, key=lambda node: -node.phases['data_wait'])[:_MOST_NODES]]
-    rest = f'; the {_MOST_NODES} of {len(nodes)} nodes that waited most' if len(nodes) > _MOST_NODES else ''
-    return join([tag('h3', 'Spread over the nodes'), table(
-        ['node', *PHASE_NAMES.values(), 'suspect for'], rows, numeric=range(1, len(PHASES) + 1),
-        caption=f'{run_name(run)}: mean seconds of the ranks of each node{rest}')])
-
-
-def _node_time(host: str, ranks: Sequence[RankTime]) -> RankTime:
-    return RankTime(rank=ranks[0].rank, host=host, seconds=statistics.fmean(rank.seconds for rank in ranks), phases={
-        phase: statistics.fmean(rank.phases.get(phase, 0.0) for rank in ranks) for phase in PHASES})
-
-
-def _rank_name(rank: RankTime) -> str:
-    return f'rank {rank.rank} {rank.host}'.strip()
-
-
-def suspects(ranks: Sequence[RankTime], phase: str) -> list[str]:
-    """Return the ranks that spend conspicuously more time in a phase than the others."""
-    values = [rank.phases.get(phase, 0.0) for rank in ranks]
-    middle = statistics.median(values)
-    deviation = statistics.median(abs(value - middle) for value in values)
-    bound = middle + max(_SUSPECT_DEVIATIONS * deviation, _SUSPECT_SHARE * middle)
-    return [_rank_name(rank) for rank, value in zip(ranks, values, strict=True) if value > bound]
 
 
 def _flat(values: Mapping[str, Any], prefix: str = '') -> list[tuple[str, object]]:

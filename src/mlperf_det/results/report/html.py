@@ -15,6 +15,8 @@ class Markup(str):
 
 #: elements without content or end tag
 _VOID = frozenset({'meta', 'br', 'hr', 'link'})
+#: elements of SVG, which may close themselves
+_SHAPES = frozenset({'path', 'circle', 'rect', 'line'})
 
 
 def escape(text: object) -> Markup:
@@ -41,7 +43,10 @@ def tag(name: str, /, *content: object, **attributes: object) -> Markup:
     parts.append('>')
     if name in _VOID:
         return Markup(''.join(parts))
-    parts += [escape(part) for part in content if part is not None]
+    inside = [escape(part) for part in content if part is not None]
+    if name in _SHAPES and not inside:
+        return Markup(f'{"".join(parts)[:-1]}/>')
+    parts += inside
     parts.append(f'</{name}>')
     return Markup(''.join(parts))
 
@@ -57,24 +62,31 @@ def raw(text: str) -> Markup:
 
 
 def table(head: Iterable[object], rows: Iterable[Iterable[object]], *, caption: str,
-          numeric: Iterable[int] = ()) -> Markup:
+          numeric: Iterable[int] = (), titles: Iterable[int] = (), stacked: bool = False) -> Markup:
     """Return a table inside a box that scrolls by itself on a narrow screen.
 
     Args:
-        head: the column titles.
-        rows: cells, text or markup.
-        caption: says what the table shows.
-        numeric: columns whose cells are aligned to the right.
+        head: names of the columns.
+        rows: cells; markup or text.
+        caption: what the table shows.
+        numeric: columns to align to the right.
+        titles: columns of long names, which get room.
+        stacked: on a phone, show each row as a block of named values instead; for tables with wide rows.
     """
-    right = set(numeric)
+    names = list(head)
+    classes = {**dict.fromkeys(numeric, 'n'), **dict.fromkeys(titles, 't')}
 
-    def cells(kind: str, row: Iterable[object]) -> Markup:
-        return join(tag(kind, cell, class_='n' if column in right else None, scope='col' if kind == 'th' else None)
-                    for column, cell in enumerate(row))
+    def cells(row: Iterable[object]) -> Markup:
+        return join(tag('td', cell, class_=classes.get(column),
+                        data_label=name if stacked and column and cell != '' else None)
+                    for column, (name, cell) in enumerate(zip(names, row, strict=True)))
 
-    body = join(tag('tr', cells('td', row)) for row in rows)
-    return tag('div', tag('table', tag('caption', caption), tag('thead', tag('tr', cells('th', head))),
-                          tag('tbody', body)), class_='scroll', tabindex='0', role='region', aria_label=caption)
+    line = tag('tr', join(tag('th', name, class_=classes.get(column), scope='col')
+                          for column, name in enumerate(names)))
+    body = join(row if isinstance(row, Markup) else tag('tr', cells(row)) for row in rows)
+    return tag('div', tag('p', caption, class_='caption'), tag(
+        'div', tag('table', tag('thead', line), tag('tbody', body), class_='stacked' if stacked else None),
+        class_='scroll', tabindex='0', role='region', aria_label=caption), class_='table')
 
 
 def _breakable(name: object) -> Markup:

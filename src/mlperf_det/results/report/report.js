@@ -1,9 +1,4 @@
-"""The report's script: conveniences on top of a page that is complete without it. It loads and stores nothing."""
-
-import base64
-import hashlib
-
-SCRIPT = """
+// Conveniences on top of a page that is complete without them. Nothing is loaded or stored.
 'use strict';
 (() => {
   const make = (name, text, parent) => {
@@ -17,7 +12,7 @@ SCRIPT = """
   // Overview: show only some states, or groups whose line contains a text.
   const overview = document.getElementById('overview');
   if (overview) {
-    const rows = [...overview.querySelectorAll('tbody tr')];
+    const rows = [...overview.querySelectorAll('tbody tr:not(.why)')];
     const stateOf = (row) => row.querySelector('.state').textContent.slice(2);
     const hidden = new Set();
     const bar = document.createElement('div');
@@ -28,8 +23,10 @@ SCRIPT = """
     const apply = () => {
       let shown = 0;
       for (const row of rows) {
-        const on = !hidden.has(stateOf(row)) && row.textContent.toLowerCase().includes(search.value.toLowerCase());
-        row.hidden = !on;
+        const cause = row.nextElementSibling;
+        const text = (row.textContent + cause.textContent).toLowerCase();
+        const on = !hidden.has(stateOf(row)) && text.includes(search.value.toLowerCase());
+        row.hidden = cause.hidden = !on;
         const heading = document.getElementById(row.querySelector('a').getAttribute('href').slice(1));
         if (heading) heading.closest('section').hidden = !on;
         shown += on;
@@ -81,6 +78,3 @@ SCRIPT = """
     button.addEventListener('click', () => { button.textContent = enlarge(figure) ? 'reduce' : 'enlarge'; });
   }
 })();
-"""
-#: what the page's security policy allows to run: this script and no other
-SCRIPT_HASH = 'sha256-' + base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()

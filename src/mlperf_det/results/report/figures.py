@@ -1,0 +1,39 @@
+"""How a report writes numbers."""
+
+from __future__ import annotations
+
+import datetime
+
+
+def figure_text(value: float | None) -> str:
+    """Return a number with at most two decimals; nothing for None."""
+    return '' if value is None else f'{value:.2f}'.rstrip('0').rstrip('.')
+
+
+def accuracy_text(value: float | None) -> str:
+    """Return an AP as published results state it; nothing for None."""
+    return '' if value is None else f'{value:.4f}'
+
+
+def rate_text(rate: float | None) -> str:
+    """Return images per second: whole numbers from a hundred on; nothing for None."""
+    if rate is None:
+        return ''
+    return f'{rate:,.0f}' if rate >= 100 else f'{rate:.3g}'
+
+
+def energy_text(joules: float) -> tuple[str, str]:
+    """Return an energy and its unit, Wh up to a kilowatt hour."""
+    watt_hours = joules / 3600
+    return (f'{watt_hours:.4g}', 'Wh') if watt_hours < 1000 else (f'{watt_hours / 1000:,.4g}', 'kWh')
+
+
+def percent_text(share: float) -> str:
+    """Return a share with its sign; what rounds to zero has none."""
+    text = f'{share:+.1%}'
+    return '±0.0%' if text in ('+0.0%', '-0.0%') else text
+
+
+def day_text(seconds: float) -> str:
+    """Return the day of a Unix time, in UTC."""
+    return datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc).date().isoformat()
