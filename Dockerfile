@@ -1,6 +1,6 @@
 # Image for Docker, and by `enroot import dockerd://mlperf-det` for Enroot and Pyxis:
 #
-#     docker build --tag mlperf-det .
+#     docker build --build-arg VERSION=$(mlperf-det --version | cut -d " " -f 2) --tag mlperf-det .
 #     docker build --build-arg BASE=rocm/pytorch:latest --tag mlperf-det-rocm .
 #
 # What it is made of stands in images/image.env; nothing is fetched when it runs.

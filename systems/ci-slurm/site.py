@@ -1,21 +1,17 @@
 """ReFrame configuration of the Slurm cluster that the integration tests start: two nodes, accounting, fake GPUs."""
 
 import os
-import time
 
-from mlperf_det.rfm.site_defaults import LOGGING, MODES
+from mlperf_det.rfm.site_defaults import GPUS_BY_GRES, LOGGING, MODES, SLURM
 
 
 def partition(name, descr, **more):
     """Return a partition; all of them are the same two nodes, used in different ways."""
     return {
+        **SLURM,
         'name': name,
         'descr': descr,
-        'scheduler': 'slurm',
-        'launcher': 'srun',
-        'environs': ['builtin'],
         'access': ['--partition=main'],
-        'sched_options': {'use_nodes_option': True},
         'max_jobs': 1,
         'processor': {'num_cpus': 8, 'num_cpus_per_core': 1, 'num_sockets': 1, 'num_cpus_per_socket': 8},
         # Ranks share the few processors of one machine.
@@ -33,8 +29,6 @@ site_configuration = {
             'name': 'ci-slurm',
             'descr': 'Two Slurm nodes on one machine',
             'hostnames': ['login'],
-            # Sessions in the same folder must not share a stage folder, even if they start in the same second.
-            'prefix': f'sessions/{time.strftime("%Y-%m-%dT%H%M%S")}-{os.getpid()}',
             'partitions': [
                 partition('cpu', 'without a container', extras={'nodes': 2}),
                 partition('apptainer', 'in an image, by Apptainer', container_platforms=[{'type': 'Apptainer'}],
@@ -44,7 +38,7 @@ site_configuration = {
                 partition('gpu', 'GPUs that Slurm promises and nobody has: preflight must turn red',
                           features=['gpu'],
                           devices=[{'type': 'gpu', 'arch': 'sm_80', 'model': 'NVIDIA A100', 'num_devices': 4}],
-                          resources=[{'name': '_rfm_gpu', 'options': ['--gres=gpu:{num_gpus_per_node}']}],
+                          resources=GPUS_BY_GRES,
                           extras={'nodes': 2}),
             ],
         },

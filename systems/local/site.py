@@ -3,6 +3,8 @@
 Everything a site may want to change here is explained in README.md of this folder.
 """
 
+from mlperf_det.rfm.site_defaults import LOGGING, MODES
+
 site_configuration = {
     'systems': [
         {
@@ -28,20 +30,6 @@ site_configuration = {
             ],
         },
     ],
-    'logging': [
-        {
-            'handlers_perflog': [
-                {
-                    'type': 'filelog',
-                    'prefix': '%(check_system)s/%(check_partition)s',
-                    'level': 'info',
-                    'format': '%(check_job_completion_time)s|%(check_result)s|%(check_display_name)s|'
-                              '%(check_job_nodelist)s|%(check_perfvalues)s',
-                    'format_perfvars': '%(check_perf_value)s|%(check_perf_unit)s|%(check_perf_ref)s|'
-                                       '%(check_perf_lower_thres)s|%(check_perf_upper_thres)s|',
-                    'append': True,
-                },
-            ],
-        },
-    ],
+    'logging': LOGGING,
+    'modes': MODES,
 }

@@ -3,7 +3,7 @@
 What only the site knows is marked FILL_IN; README.md of this folder goes through it.
 """
 
-from mlperf_det.rfm.site_defaults import LOGGING, MODES
+from mlperf_det.rfm.site_defaults import ENVIRONMENT, LOGGING, MODES, SLURM
 
 site_configuration = {
     'systems': [
@@ -15,32 +15,28 @@ site_configuration = {
             'resourcesdir': '/scratch/FILL_IN/mlperf-det',
             'partitions': [
                 {
+                    **SLURM,
                     'name': 'standard-g',
                     'descr': '4 x MI250X: 8 devices',
-                    'scheduler': 'slurm',
-                    'launcher': 'srun',
-                    'environs': ['builtin'],
                     'access': ['--partition=standard-g', '--account=FILL_IN'],
-                    'sched_options': {'use_nodes_option': True, 'job_submit_timeout': 300},
                     'max_jobs': 8,
                     'features': ['gpu'],
                     'devices': [{'type': 'gpu', 'arch': 'gfx90a', 'model': 'AMD Instinct MI250X', 'num_devices': 8}],
-                    'processor': {'num_cpus': 112, 'num_cpus_per_core': 2, 'num_sockets': 1,
-                                  'num_cpus_per_socket': 112},
+                    # To be confirmed by the site: 56 of the 64 cores are for jobs, one hardware thread each.
+                    'processor': {'num_cpus': 56, 'num_cpus_per_core': 1, 'num_sockets': 1,
+                                  'num_cpus_per_socket': 56},
                     # The name counts: ReFrame fills in the GPUs of a node under this one only.
                     'resources': [{'name': '_rfm_gpu', 'options': ['--gpus-per-node={num_gpus_per_node}']}],
                     'container_platforms': [{'type': 'Singularity'}],
                     'env_vars': [
-                        # Operators of loader processes must not start threads of their own.
-                        ['OMP_NUM_THREADS', '1'],
-                        # WARN names the cause of a failed collective operation; INFO shows rings, trees and transports.
-                        ['NCCL_DEBUG', 'WARN'],
-                        # The four network adapters, one beside each MI250X.
+                        *ENVIRONMENT,
+                        # The four network adapters, one beside each MI250X; to be confirmed by the site.
+                        # GPUs and adapters on one PCIe host bridge exchange directly.
                         ['NCCL_SOCKET_IFNAME', 'hsn0,hsn1,hsn2,hsn3'],
                         ['NCCL_NET_GDR_LEVEL', 'PHB'],
                     ],
                     'extras': {
-                        # Absolute path of an image that lies ready; 'build' makes one under `images`.
+                        # Absolute path of an image that lies ready; 'build' makes one below resourcesdir.
                         'image': '/scratch/FILL_IN/images/mlperf-det-rocm.sif',
                         # One folder a dataset card, and the backbone weights; both as the nodes see them.
                         'datasets': '/scratch/FILL_IN/datasets',

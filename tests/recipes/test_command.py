@@ -14,7 +14,7 @@ def test_show_prints_every_rule(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(['recipe', 'show', 'maskrcnn', 'lanta-4x4x8']) == 0
     printed = capsys.readouterr().out
     assert 'base_learning_rate: 0.16' in printed
-    assert 'closed-division rules of round 0.7.0 (this recipe is declared closed)' in printed
+    assert 'rules of round 0.7.0 (lanta-4x4x8 is declared closed, none of 12 broken)' in printed
     assert 'BREACH' not in printed
     for rule in find_recipe('maskrcnn', 'lanta-4x4x8').closed_rules():
         assert rule.rule in printed
@@ -23,7 +23,9 @@ def test_show_prints_every_rule(capsys: pytest.CaptureFixture[str]) -> None:
 def test_show_marks_breaches_of_an_open_recipe(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(['recipe', 'show', 'maskrcnn', 'lanta-4x4x8', '--set', 'division=open', '--set',
                  'min_image_size=640']) == 0
-    assert 'BREACH  min_image_size' in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert 'declared open, 1 of 12 broken' in printed
+    assert 'BREACH  min_image_size' in printed
 
 
 def test_list_names_geometry(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from mlperf_det.cli import main
 from mlperf_det.errors import UserError
 from mlperf_det.recipes.load import check, override
 from mlperf_det.recipes.maskrcnn import builtin_recipes
@@ -35,6 +37,24 @@ def test_published_recipes_are_legal(name: str) -> None:
 def test_a_recipe_that_cannot_reach_the_target_legally_is_refused(assignments: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         override(builtin_recipes()['lanta-4x4x8'], assignments)
+
+
+@pytest.mark.parametrize(('assignment', 'message'), [
+    ('num_image_candidates=2000', 'num_image_candidates: 2000 leaves 250 proposals an image; with 8 images'),
+    ('nodes=8', 'decay_steps: [9000, 12000] do not follow the batch of 256'),
+    ('warmup_factor=0.0003', 'warmup_factor: 625 steps of 0.0003 exceed the base rate 0.16'),
+    ('max_steps=100', 'max_steps: 100, but a run ends at the quality target or at its last epoch'),
+])
+def test_training_is_refused_before_anything_is_touched(
+        assignment: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What costs accuracy without an error, or breaks a rule, ends `mlperf-det train` with one line."""
+    status = main(['train', 'maskrcnn', '--recipe', 'lanta-4x4x8', '--set', assignment, '--data',
+                   str(tmp_path / 'absent'), '--output', str(tmp_path / 'run')])
+    error = capsys.readouterr().err
+    assert status == 2
+    assert message in error
+    assert error.count('\n') == 1
+    assert not (tmp_path / 'run').exists()
 
 
 @pytest.mark.parametrize('k', range(6))

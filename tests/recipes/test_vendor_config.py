@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mlperf_det.errors import UserError
 from mlperf_det.recipes.load import builtin_recipes, check, override
-from mlperf_det.recipes.vendor_config import read_vendor_config, recipe_fields
+from mlperf_det.recipes.shell_file import read_shell_file
+from mlperf_det.recipes.vendor_config import recipe_fields
 
 SSD = """
 ## data
@@ -48,6 +51,7 @@ EXTRA_CONFIG=(
     "TEST.IMS_PER_BATCH"   "64"
     "MODEL.RPN.FPN_POST_NMS_TOP_N_TRAIN" "4000"
     "NHWC" "True"
+    "DATALOADER.NUM_WORKERS" "1"
 )
 export DGXNNODES=4
 export DGXNGPU=8
@@ -62,7 +66,7 @@ def write(folder: Path, name: str, text: str) -> Path:
 
 
 def test_ssd(tmp_path: Path) -> None:
-    config = read_vendor_config(write(tmp_path, 'config_PG.sh', SSD))
+    config = read_shell_file(write(tmp_path, 'config_PG.sh', SSD))
     assert (config.variables['PGSYSTEM'], config.variables['WALLTIME'], config.variables['PGHT']) == ('PG', '100', '2')
     assert 'PASSWORD' not in config.variables
     fields, notices = recipe_fields(config, 'ssd')
@@ -77,7 +81,7 @@ def test_ssd(tmp_path: Path) -> None:
 
 def test_retinanet_with_sourced_file_and_defaults(tmp_path: Path) -> None:
     write(tmp_path, 'config_common.sh', 'export NUMEPOCHS=8\n')
-    config = read_vendor_config(write(tmp_path, 'config_H100.sh', RETINANET), environment={'BATCHSIZE': '32'})
+    config = read_shell_file(write(tmp_path, 'config_H100.sh', RETINANET), environment={'BATCHSIZE': '32'})
     fields, notices = recipe_fields(config, 'retinanet')
     assert fields == {'nodes': 1, 'accelerators_per_node': 4, 'local_batch_size': 32, 'eval_batch_size': 32,
                       'epochs': 8, 'walltime_minutes': 53, 'base_learning_rate': 8.5e-5, 'warmup_epochs': 0}
@@ -86,36 +90,117 @@ def test_retinanet_with_sourced_file_and_defaults(tmp_path: Path) -> None:
 
 
 def test_maskrcnn_gives_a_legal_recipe(tmp_path: Path) -> None:
-    fields, notices = recipe_fields(read_vendor_config(write(tmp_path, 'config_x.sh', MASKRCNN)), 'maskrcnn')
+    fields, notices = recipe_fields(read_shell_file(write(tmp_path, 'config_x.sh', MASKRCNN)), 'maskrcnn')
     assert fields['decay_steps'] == [9000, 12000]
     assert (fields['local_batch_size'], fields['eval_batch_size'], fields['epochs']) == (4, 2, 43)
     assert fields['walltime_minutes'] == 240
     assert [notice for notice in notices if 'NHWC True' in notice]
-    check(override(builtin_recipes('maskrcnn')['nvidia-4x8x4'], [f'{k}={v}' for k, v in fields.items()]))
+    recipe = override(builtin_recipes('maskrcnn')['nvidia-4x8x4'], [f'{k}={v}' for k, v in fields.items()])
+    check(recipe)
+    assert recipe.runtime.loader_workers == 1
 
 
-@pytest.mark.parametrize('line', [
-    'export X=$(touch pwned)', 'export X=`touch pwned`', 'touch pwned', 'X="$(touch pwned)"', 'source $(touch pwned)',
-    'X=$((__import__("os").system("touch pwned")))'])
+def test_the_variables_of_the_older_launchers(tmp_path: Path) -> None:
+    text = """
+    ## DL params
+    EXTRA_PARAMS=(
+                   --batch-size      "120"   # of one GPU
+                   --eval-batch-size "160"
+                   --warmup          "650"
+                   --lr              "2.92e-3"
+                   --wd              "1.6e-4"
+                   --use-fp16
+                 )
+    ## System run parms
+    export DGXNNODES=1 DGXNGPU=8; export DGXSYSTEM=$(basename $(readlink -f ${BASH_SOURCE[0]}))
+    WALLTIME=0-01:00:00
+    DGXNSOCKET=2
+    DGXSOCKETCORES=20
+    DGXHT=2         # HT is on is 2, HT off is 1
+    export CONT="registry.example/ssd:1"
+    export SLURM_OTHER=1
+    export NEXP=5
+    """
+    fields, notices = recipe_fields(read_shell_file(write(tmp_path, 'config_DGX1.sh', text)), 'ssd')
+    assert fields == {'nodes': 1, 'accelerators_per_node': 8, 'local_batch_size': 120, 'eval_batch_size': 160,
+                      'experiments': 5, 'walltime_minutes': 12, 'learning_rate_per_32': 2.92e-3, 'weight_decay': 1.6e-4,
+                      'warmup_epochs': pytest.approx(650.5 * 960 / 117266, abs=1e-6)}
+    recipe = override(builtin_recipes('ssd')['nvidia-1x8x114'], [f'{k}={v}' for k, v in fields.items()])
+    assert recipe.warmup_steps(117266) == 650  # type: ignore[attr-defined]
+    told = '\n'.join(notices)
+    for part in ('DGXSOCKETCORES=20: sockets and cores are read from the node', 'CONT is read by `mlperf-det sbatch`',
+                 'SLURM_OTHER has no counterpart', '--use-fp16 has no counterpart'):
+        assert part in told
+    assert 'DGXSYSTEM' not in told
+
+
+@pytest.mark.parametrize(('line', 'value'), [
+    ("X='$(touch pwned) # ${HOME}'", '$(touch pwned) # ${HOME}'), ('X="a \\"b\\" c"', 'a \\"b\\" c'),
+    ('X=1 # note', '1'), ("X=a'b c'\"d\"", 'ab cd'), ('X=${NONE:-${NEXP:-3}}', '3'), ('X=$((2 * (3 + 4) % 5))', '4'),
+    ('export X=5 Y=6', '5'), ('Y=6; X=5', '5'), ('X=', ''), ('X=~/data', '~/data')])
+def test_values_are_those_that_a_shell_would_set(tmp_path: Path, line: str, value: str) -> None:
+    found = read_shell_file(write(tmp_path, 'config_x.sh', line + '\n'))
+    assert (found.variables['X'], found.notices) == (value, ())
+
+
+HOSTILE = ('export X=$(touch pwned)', 'export X=`touch pwned`', 'touch pwned', 'X="$(touch pwned)"',
+           'source $(touch pwned)', 'X=$((__import__("os").system("touch pwned")))', 'X=1 touch pwned',
+           'X=1 && touch pwned', 'X=1 | touch pwned', 'X=${Y:-$(touch pwned)}', 'X=${Y:-`touch pwned`}',
+           'eval touch pwned', 'X=<(touch pwned)', 'X=(1 $(touch pwned))', 'X=$((9**9**9))', 'X=$((1/0))',
+           'X=$((a[$(touch pwned)]))', 'function BATCHSIZE { touch pwned; }', 'X=1;touch pwned', 'source /dev/zero')
+
+
+@pytest.mark.parametrize('line', HOSTILE)
 def test_nothing_is_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str) -> None:
     monkeypatch.chdir(tmp_path)
-    config = read_vendor_config(write(tmp_path, 'config_evil.sh', line + '\n'))
+    config = read_shell_file(write(tmp_path, 'config_evil.sh', line + '\n'))
     assert not (tmp_path / 'pwned').exists()
     assert config.notices
-    assert 'X' not in config.variables
+    assert config.variables.get('X') in (None, '1')
 
 
 @pytest.mark.parametrize(('text', 'message'), [
     ('export BATCHSIZE=4\n', 'says nothing of nodes, accelerators_per_node'),
-    ('export BATCHSIZE=four\nexport DGXNNODES=1\nexport DGXNGPU=1\n', "'four' is not a number"),
+    ('export BATCHSIZE=four\nexport DGXNNODES=1\nexport DGXNGPU=1\n', "config_x.sh: 'four' is not a number"),
+    ('export BATCHSIZE=nan\n', "'nan' is not a number"), ('export DGXNNODES=0\n', 'must be positive'),
+    ('export WALLTIME=UNLIMITED\n', 'WALLTIME=UNLIMITED is no time limit'),
+    ("export EXTRA_PARAMS=\"--lr='1\"\n", 'No closing quotation'),
+    ('export X="1\n' + 'Y=2\n' * 3000, 'a quote or a bracket is not closed'),
+    ('X=xxxxxxxxxx\n' + 'X=$X$X$X$X$X$X$X$X\n' * 60, 'X: longer than 10000 characters'),
+    ('#' * 100_001, 'larger than 100000 bytes'),
 ])
 def test_what_is_missing_is_named(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        recipe_fields(read_vendor_config(write(tmp_path, 'config_x.sh', text)), 'ssd')
+        recipe_fields(read_shell_file(write(tmp_path, 'config_x.sh', text)), 'ssd')
 
 
 def test_a_file_that_sources_itself_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match='sources itself'):
-        read_vendor_config(write(tmp_path, 'config_x.sh', 'source ${BASH_SOURCE%/*}/config_x.sh\n'))
+        read_shell_file(write(tmp_path, 'config_x.sh', 'source ${BASH_SOURCE%/*}/config_x.sh\n'))
     with pytest.raises(UserError, match='cannot be read'):
-        read_vendor_config(tmp_path / 'none.sh')
+        read_shell_file(tmp_path / 'none.sh')
+
+
+def test_files_that_source_each_other_without_end_are_refused(tmp_path: Path) -> None:
+    for number in range(10):
+        write(tmp_path, f'config_{number}.sh', f'source config_{number + 1}.sh\n' * 2)
+    write(tmp_path, 'config_10.sh', 'X=1\n')
+    with pytest.raises(UserError, match='more than 20 files are sourced'):
+        read_shell_file(tmp_path / 'config_0.sh')
+
+
+@pytest.mark.parametrize('benchmark', ['ssd', 'retinanet', 'maskrcnn'])
+@given(lines=st.lists(st.one_of(
+    st.sampled_from(HOSTILE),
+    st.builds('export {}={}'.format, st.sampled_from(
+        ['BATCHSIZE', 'DGXNNODES', 'DGXNGPU', 'NEXP', 'WALLTIME', 'LR', 'EXTRA_PARAMS', 'EXTRA_CONFIG', 'NUMEPOCHS']),
+        st.text(alphabet='0123456789.:-eE"\'$(){} #\\\n', max_size=12))), max_size=8))
+def test_any_text_is_translated_or_refused(benchmark: str, lines: list[str],
+                                           tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = write(tmp_path_factory.getbasetemp(), 'config_any.sh', '\n'.join(lines))
+    try:
+        fields, _ = recipe_fields(read_shell_file(path), benchmark)
+        override(next(iter(builtin_recipes(benchmark).values())), [f'{key}={value}' for key, value in fields.items()])
+    except UserError:
+        return
+    assert not (Path.cwd() / 'pwned').exists()

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from mlperf_det.cli import main
-from mlperf_det.rfm.accept import Session, Verdict, judge, run_folders
+from mlperf_det.recipes.load import builtin_recipes, override
+from mlperf_det.reframe_sessions import Case
+from mlperf_det.rfm.accept import Verdict, judge, judge_runs, run_folders
+from mlperf_det.rfm.folder_lock import take
+from mlperf_det.rfm.session import Session, read_cases
+
+# What writes run folders for the tests of the checks.
+_spec = importlib.util.spec_from_file_location('run_folders', Path(__file__).parents[1] / 'checks' / 'conftest.py')
+assert _spec
+assert _spec.loader
+_module = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(_module)
+write_run = _module.write_run
 
 HEAD = '''
 import reframe as rfm
@@ -70,7 +85,7 @@ def session(tmp_path: Path, capfd: pytest.CaptureFixture[str], checks: str, *arg
     (tmp_path / 'checks.py').write_text(HEAD + checks)
     status = main(['accept', '-c', str(tmp_path / 'checks.py'), '-o', str(tmp_path / 'out'), '--no-report', *arguments])
     lines = capfd.readouterr().out.splitlines()
-    return status, next(line for line in reversed(lines) if 'PASSED' in line and not line.startswith('['))
+    return status, next(line for line in reversed(lines) if line.startswith(('PASSED', 'NOT PASSED', 'DEGRADED')))
 
 
 def test_good_checks_pass(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -121,21 +136,88 @@ def test_the_session_as_a_whole_is_judged(tmp_path: Path, capfd: pytest.CaptureF
 
 
 def test_an_unknown_result_is_not_a_pass() -> None:
-    assert judge(Session(status=0, cases=[{'name': 'x', 'result': '<unknown>'}]))[0] is Verdict.FAILED
-    assert judge(Session(status=1, cases=[{'name': 'x', 'result': 'pass'}]))[0] is Verdict.FAILED
-    assert judge(Session(status=0, cases=[{'name': 'x', 'result': 'pass', 'fixture': True}]))[0] is Verdict.NOTHING_RAN
+    assert judge(Session(status=0, cases=[Case(name='x', result='<unknown>')]))[0] is Verdict.FAILED
+    assert judge(Session(status=1, cases=[Case(name='x', result='pass')]))[0] is Verdict.FAILED
+    assert judge(Session(status=0, cases=[Case(name='x', result='pass', fixture=True)]))[0] is Verdict.NOTHING_RAN
 
 
-def test_an_expected_failure_is_mentioned() -> None:
-    verdict, line = judge(Session(status=0, cases=[{'name': 'x', 'result': 'xfail'}, {'name': 'y', 'result': 'pass'}]))
-    assert (verdict, line) == (Verdict.PASSED, '2 cases ran and passed, 1 of them fail as expected')
+def test_an_expected_failure_is_no_pass() -> None:
+    verdict, line = judge(Session(status=0, cases=[Case(name='x', result='xfail'), Case(name='y', result='pass')]))
+    assert (verdict, line) == (Verdict.DEGRADED, '1 of 2 cases fail as expected: x')
+
+
+@pytest.mark.parametrize(('arguments', 'status', 'line'), [
+    (['--max-retries=1'], Verdict.DEGRADED, 'DEGRADED: passed only when it was run again: flaky'),
+    (['--reruns=1'], Verdict.FAILED, 'NOT PASSED: flaky')])
+def test_a_case_that_passes_at_the_second_try_only_is_no_pass(
+        tmp_path: Path, capfd: pytest.CaptureFixture[str], arguments: list[str], status: Verdict, line: str) -> None:
+    code = GOOD + f"""
+@rfm.simple_test
+class flaky(Base):
+    executable = 'test -e {tmp_path}/mark || ! touch {tmp_path}/mark'
+"""
+    found, said = session(tmp_path, capfd, code, '--junit', str(tmp_path / 'junit.xml'), '--', *arguments)
+    assert (found, said.startswith(line)) == (status, True), said
+    # The case that needed no second try is not forgotten.
+    assert {case.name for case in read_cases(tmp_path / 'out' / 'reframe-report.json')[0]} == {'good', 'flaky'}
+    assert 'name="good"' in (tmp_path / 'junit.xml').read_text()
+
+
+REFERENCES = """
+ssd:
+  H100-SXM5-80GB:
+    1:
+      fp32:
+        images_per_second:
+          {{value: {value}, unit: images/s, direction: higher, n: 5, spread: 2.0, date: 2026-01-01,
+            source: {{kind: measured}}}}
+"""
+
+
+@pytest.mark.parametrize(('value', 'verdict', 'line'), [
+    (88.0, Verdict.PASSED, ''), (89.5, Verdict.DEGRADED, 'PASS-SLOW'), (120.0, Verdict.FAILED, 'FAIL-PERF')])
+def test_the_verdict_on_the_runs_counts_as_well(tmp_path: Path, value: float, verdict: Verdict, line: str) -> None:
+    recipe = override(builtin_recipes('ssd')['fujitsu-1x4x114'], [
+        'tier=throughput', 'division=open', 'max_steps=100', 'experiments=1'])
+    write_run(tmp_path / 'output' / 'run_0', recipe)
+    case = Case(name='ssd', result='pass', outputdir=str(tmp_path / 'output'), reference_not_needed='')
+    references = tmp_path / 'references.yaml'
+    references.write_text(REFERENCES.format(value=value))
+    found, cause = judge_runs([case], references)
+    assert (found, cause.startswith(line)) == (verdict, True), cause
+    case.reference_not_needed = 'calibration'
+    assert judge_runs([case], references) == (Verdict.PASSED, '')
+
+
+def test_two_sessions_with_one_output_folder_do_not_share_it(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    _, lock = take(tmp_path / 'out')
+    # This process holds the lock, so another one must come.
+    (tmp_path / 'checks.py').write_text(HEAD + GOOD)
+    done = subprocess.run([sys.executable, '-m', 'mlperf_det', 'accept', '-c', tmp_path / 'checks.py', '-o',
+                           tmp_path / 'out'], capture_output=True, text=True, check=False, timeout=60)
+    lock.close()
+    assert done.returncode == 0, done.stdout
+    assert f'this one uses {tmp_path}/out-2' in done.stdout
+    assert not (tmp_path / 'out' / 'reframe-report.json').exists()
+    assert (tmp_path / 'out-2' / 'reframe-report.json').exists()
+
+
+@pytest.mark.parametrize(('mode', 'cases'), [
+    ('nightly', ['nightly', 'vetting']), ('vetting', ['vetting']), ('acceptance', ['acceptance', 'vetting'])])
+def test_a_mode_selects_what_belongs_to_its_occasion(tmp_path: Path, capfd: pytest.CaptureFixture[str], mode: str,
+                                                     cases: list[str]) -> None:
+    tags = {'nightly': 'throughput', 'acceptance': 'convergence', 'vetting': 'preflight'}
+    code = ''.join(f"\n@rfm.simple_test\nclass {name}(Base):\n    tags = {{'{tag}'}}\n" for name, tag in tags.items())
+    assert session(tmp_path, capfd, code, '--mode', mode)[0] == Verdict.PASSED
+    report = read_cases(tmp_path / 'out' / 'reframe-report.json')[0]
+    assert sorted({case.name for case in report}) == cases
 
 
 def test_run_folders_come_from_output_or_stage(tmp_path: Path) -> None:
     for place in ('output/good/run_0', 'stage/bad/run_0', 'stage/bad/run_1', 'stage/good/other'):
         (tmp_path / place).mkdir(parents=True)
         (tmp_path / place / 'run.json').touch()
-    cases = [{'outputdir': str(tmp_path / 'output/good'), 'stagedir': str(tmp_path / 'stage/good')},
-             {'outputdir': None, 'stagedir': str(tmp_path / 'stage/bad')}, {'stagedir': None}]
+    cases = [Case(result='pass', outputdir=str(tmp_path / 'output/good'), stagedir=str(tmp_path / 'stage/good')),
+             Case(result='fail', outputdir=None, stagedir=str(tmp_path / 'stage/bad')), Case(stagedir=None)]
     assert run_folders(cases) == [tmp_path / 'output/good/run_0', tmp_path / 'stage/bad/run_0',
                                   tmp_path / 'stage/bad/run_1']

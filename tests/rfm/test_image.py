@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import mlperf_det
 from mlperf_det.rfm import image
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -63,6 +64,12 @@ def test_the_recipe_is_built_in_the_checkout_from_the_base_that_was_asked_for(bu
     call, = calls(builder)
     assert call.startswith(f'{CHECKOUT} build --build-arg BASE=/root s/base.sif --fakeroot {tmp_path}/det.sif.')
     assert call.endswith(' Singularity.def')
+
+
+@pytest.mark.parametrize(('runtime', 'told'), [('Docker', True), ('Pyxis', True), ('Apptainer', False)])
+def test_a_dockerfile_is_told_the_version_that_it_is_labelled_with(runtime: str, told: bool) -> None:
+    lines = '\n'.join(image.build_commands(runtime, '/det', base='', options=[]))
+    assert (f'--build-arg VERSION={mlperf_det.__version__} ' in lines) is told
 
 
 def test_the_name_changes_with_everything_that_the_image_is_made_of(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from mlperf_det.cli import main
+from mlperf_det.reframe_sessions import Case
 from mlperf_det.rfm.junit import write_junit
 
 CHECK = '''
@@ -85,7 +86,7 @@ def test_causes_are_there(junit: ET.Element) -> None:
 
 
 def test_text_that_is_no_xml_comes_back_as_it_was(tmp_path: Path) -> None:
-    write_junit(tmp_path / 'junit.xml', [{'name': 'a', 'result': 'fail', 'fail_reason': 'no "fabric" <here> & there'}])
+    write_junit(tmp_path / 'junit.xml', [Case(name='a', result='fail', fail_reason='no "fabric" <here> & there')])
     suite, = ET.parse(tmp_path / 'junit.xml').getroot()  # noqa: S314 (our own file)
     failure, = suite.iter('failure')
     assert failure.get('message') == 'no "fabric" <here> & there'

@@ -30,7 +30,7 @@ def test_what_cannot_start_the_ranks_is_refused(wanted: str, nodes: int, ranks: 
 def test_torchrun_on_one_node_needs_no_rendezvous() -> None:
     geometry = launch.Geometry(nodes=1, ranks_per_node=4, starter='torchrun')
     assert geometry.tasks_per_node == 1
-    assert launch.python_command(geometry, 'python3') == [
+    assert launch.python_command(geometry, 'python3')[-5:] == [
         'python3', '-m', 'torch.distributed.run', '--nproc-per-node=4', '--standalone']
     assert launch.rendezvous(geometry) == []
 
@@ -56,3 +56,31 @@ def test_the_script_runs_each_experiment_with_its_own_words_and_records_its_end(
 def test_the_log_claims_cleared_caches_only_where_clearing_succeeded() -> None:
     script = [*launch.open_experiments(1, 'false'), 'printf "<%s>" "$caches"', 'done']
     assert subprocess.run(['bash', '-c', '\n'.join(script)], capture_output=True, text=True, check=True).stdout == '<>'
+
+
+def test_a_wrapped_command_is_the_same_command() -> None:
+    words = ['python3', '-m', 'module', '--flag', '--data', "'/da ta'", '--x=1', '--', '-q', 'last', '--end']
+    text = launch.wrap(words, width=12)
+    assert text.replace(' \\\n    ', ' ') == ' '.join(words)
+    assert "--data '/da ta' \\\n" in text
+    assert max(map(len, text.splitlines())) < 30
+
+
+@pytest.mark.parametrize(('earlier', 'written', 'status'), [
+    (None, 'aborted', '3'), (None, 'interrupted', '75'), ('interrupted', 'diverged', '4'), (None, 'failed', '1'),
+    (None, None, '1'),
+    # It broke before it wrote anything: to start it again would break it again, without end.
+    ('interrupted', None, '1')])
+def test_torchruns_status_is_told_apart_by_what_this_try_wrote(
+        tmp_path: Path, earlier: str | None, written: str | None, status: str) -> None:
+    record = tmp_path / 'run_0' / 'run.json'
+    record.parent.mkdir()
+
+    def text(outcome: str) -> str:
+        return f'{{\n  "outcome": "{outcome}"\n}}\n'
+    if earlier:
+        record.write_text(text(earlier))
+    train = f"printf '%s' '{text(written)}' > run_0/run.json; false" if written else 'false'
+    script = [*launch.open_experiments(1, ''), train, 'status=$?', *launch.status_of_run(), *launch.close_experiments()]
+    subprocess.run(['bash', '-c', '\n'.join(script)], cwd=tmp_path, check=True)
+    assert (tmp_path / 'run_0.exit').read_text().strip() == status

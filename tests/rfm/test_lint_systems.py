@@ -60,6 +60,9 @@ def test_the_folder_that_the_contradictions_are_put_into_is_clean(lab: Path) -> 
     ('site.py', "'features': ['gpu'],", '', "GPUs without the feature 'gpu'"),
     ('site.py', "'devices': [{'type': 'gpu', 'model': 'NVIDIA A100-SXM4-80GB', 'num_devices': 4}],", '',
      "the feature without GPUs 'gpu'"),
+    ('site.py', "'extras':", "'env_vars': [['A', 'a b']], 'extras':", "env_vars: A: 'a b' is not one word"),
+    ('site.py', "'extras':", "'env_vars': [['A', 'a;b']], 'extras':", "env_vars: A: 'a;b' is not one word"),
+    ('site.py', "'extras':", "'env_vars': [['A', '$(b)']], 'extras':", "env_vars: A: '$(b)' is not one word"),
     ('site.py', "'datasets'", "'dataset'", "extras: unknown key 'dataset'"),
     ('site.py', "'Pyxis'", "'Pixys'", "container platform 'Pixys': choose from"),
     ('site.py', "'container_runtime': 'Pyxis',", '', 'extras.image without a container platform'),
@@ -83,6 +86,12 @@ def test_each_contradiction_is_found(lab: Path, file: str, old: str, new: str, p
     found = problems(lab)
     assert any(problem in line for line in found), found
     assert all(str(lab) in line for line in found)
+
+
+@pytest.mark.parametrize('value', ['=mlx5_0,mlx5_1', '$HOME/x', "'a b; $c'", 'hsn0', '', '"${A:-b c}"', '#1'])
+def test_words_of_the_shell_are_no_problem(lab: Path, value: str) -> None:
+    (lab / 'site.py').write_text(SITE.replace("'extras':", f"'env_vars': [['A', {value!r}]], 'extras':"))
+    assert problems(lab) == []
 
 
 def test_status_and_blanks(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:

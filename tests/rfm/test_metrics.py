@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 import pytest
 
@@ -26,6 +26,30 @@ def run(seconds: float | None) -> Run:
 def test_time_to_train_of_five_runs_drops_the_fastest_and_the_slowest() -> None:
     assert metrics.TIME_TO_TRAIN.measure([run(t) for t in (10, 1000, 12, 14, 1)]) == 12
     assert olympic_mean([1, 2]) == 1.5
+
+
+def scored_run(folder: Path, number: int, *, seconds: int, time_to_train: float) -> Run:
+    log = folder / f'result_{number}.txt'
+    log.write_text(f'RESULT,OBJECT_DETECTION,,{seconds},org,2020-06-24 11:25:06 PM\n')
+    return Run(source=log, log=log, status=RunStatus.CONVERGED, reason='', time_to_train_seconds=time_to_train)
+
+
+def test_thaiscs_score_of_the_published_runs_on_four_nodes_by_both_times(tmp_path: Path) -> None:
+    """NVIDIA's five v0.7 runs on 4 nodes of 8 A100: 1741.7 s, 49.61 jobs a day; MLPerf's time is 34 s shorter."""
+    runs = [scored_run(tmp_path, number, seconds=seconds, time_to_train=seconds - 34.0)
+            for number, seconds in enumerate((1676, 1782, 1767, 1658, 2017))]
+    found = {metric.name: metric.measure(runs) for metric in metrics.THAISC_METRICS}
+    assert found['result_seconds'] == pytest.approx(1741.667, abs=1e-3)
+    assert round(found['jobs_per_day_by_result'], 2) == 49.61
+    assert found['jobs_per_day_by_time_to_train'] == pytest.approx(86_400 / (1741.667 - 34), abs=1e-3)
+
+
+def test_a_log_without_the_result_line_yields_no_score(tmp_path: Path) -> None:
+    whole = scored_run(tmp_path, 0, seconds=10, time_to_train=9.0)
+    cut = scored_run(tmp_path, 1, seconds=10, time_to_train=9.0)
+    (tmp_path / 'result_1.txt').write_text('')
+    with pytest.raises(LookupError, match=r'result_1\.txt does not yield jobs_per_day_by_result'):
+        metrics.RESULT_JOBS_PER_DAY.measure([whole, cut])
 
 
 def test_a_run_without_the_metric_is_named() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -80,6 +81,9 @@ def test_the_folder_is_clean_and_reframe_takes_it(answers: dict[str, str], progr
     new_site.write_folder(folder, ask(answers, programs))
     assert {path.name for path in folder.iterdir()} == {'site.py', 'recipes.yaml', 'references.yaml', 'README.md'}
     assert problems(folder) == []
+    readme = (folder / 'README.md').read_text()
+    assert all(f'`{key}`' in readme for key in ('hostnames', 'resourcesdir', 'access', 'devices', 'env_vars', 'extras'))
+    assert not re.search(r'\{\w+\}', readme)
     assert [path.name for path in tmp_path.iterdir()] == ['our-box']
     scripts = render(folder / 'site.py', checks=[CHECKOUT / 'checks' / 'ssd.py'], stage=tmp_path / 'stage',
                      arguments=['--system=our-box', '-t', 'smoke'])

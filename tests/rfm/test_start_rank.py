@@ -35,6 +35,12 @@ def test_a_place_that_is_not_the_jobs_is_refused(changes: dict[str, str | None],
         read_place(environ, nodes=2, ranks_per_node=4)
 
 
+def test_a_meeting_place_that_something_changed_is_refused() -> None:
+    assert read_place(SLURM, nodes=2, ranks_per_node=4, meeting='n1:12345') == PLACE
+    with pytest.raises(UserError, match='MASTER_PORT are n1:29500, the job script set n1:12345; a hook'):
+        read_place({**SLURM, 'MASTER_PORT': '29500'}, nodes=2, ranks_per_node=4, meeting='n1:12345')
+
+
 def test_older_arguments_replace_the_policy() -> None:
     arguments = parse(['--nodes=1', '--ranks-per-node=8', '--bind=off', '--nsockets_per_node', '2',
                        '--ncores_per_socket=20', '--no_membind', '--', 'train', 'ssd'])

@@ -11,8 +11,9 @@ import yaml
 
 from mlperf_det.errors import UserError
 from mlperf_det.recipes.load import BENCHMARKS, builtin_recipes, find_recipe, override, recipes_of, to_mapping
-from mlperf_det.recipes.recipe import Recipe
-from mlperf_det.recipes.vendor_config import read_vendor_config, recipe_fields
+from mlperf_det.recipes.rules_table import rules_table
+from mlperf_det.recipes.shell_file import read_shell_file
+from mlperf_det.recipes.vendor_config import recipe_fields
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,21 +54,12 @@ def _list(args: argparse.Namespace) -> int:
 
 def _show(args: argparse.Namespace) -> int:
     recipe = override(find_recipe(args.benchmark, args.name, system=args.system, file=args.recipes), args.assignments)
-    sys.stdout.write(yaml.safe_dump(to_mapping(recipe), sort_keys=False) + '\n' + _rules_table(recipe))
+    sys.stdout.write(yaml.safe_dump(to_mapping(recipe), sort_keys=False) + f'\n{rules_table(recipe)}\n')
     return 0
 
 
-def _rules_table(recipe: Recipe) -> str:
-    rules = recipe.closed_rules()
-    width = max(len(rule.key) for rule in rules)
-    lines = [f'{"kept" if rule.kept else "BREACH":6}  {rule.key:{width}}  {rule.value!s:24}  {rule.rule}'
-             for rule in rules]
-    head = f'closed-division rules of round {recipe.ruleset} (this recipe is declared {recipe.division.value}):'
-    return '\n'.join([head, *lines]) + '\n'
-
-
 def _import(args: argparse.Namespace) -> int:
-    config = read_vendor_config(args.file)
+    config = read_shell_file(args.file)
     fields, notices = recipe_fields(config, args.benchmark)
     builtin = builtin_recipes(args.benchmark)
     geometry = (fields['nodes'], fields['accelerators_per_node'])

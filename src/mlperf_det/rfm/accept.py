@@ -10,35 +10,34 @@ each of these has an exit status of its own:
 3     nothing ran: no case was selected, or no check could be loaded
 4     cases were skipped, none failed
 5     the session ran out of time and was ended
+6     degraded: every case passed, but one only when it was run again, or one fails as
+      expected, or the verdict on the runs is PASS-SLOW or UNSTABLE
 ====  =====================================================================================
 
-``make run`` is ``mlperf-det accept``: the smoke tier and preflight on this machine.
+``make run`` is ``mlperf-det accept``: the smoke tier and preflight on this machine. ``--mode`` names the occasion:
+``nightly``, ``acceptance`` or ``vetting`` (`site_defaults`).
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import shutil
-import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from enum import IntEnum
 from pathlib import Path
-from typing import Any
 
-from mlperf_det.errors import UserError
+from mlperf_det.reframe_sessions import Case
+from mlperf_det.results.judging import judge_all
+from mlperf_det.results.verdict import State, overall
+from mlperf_det.rfm.folder_lock import take
 from mlperf_det.rfm.junit import write_junit
-from mlperf_det.run_folder import RUN_JSON
+from mlperf_det.rfm.session import Session, run_reframe
 from mlperf_det.share import share_path
 
-#: Results of a case in ReFrame's report with which ReFrame itself is content; 'skip' is apart.
-GOOD_RESULTS = ('pass', 'xfail')
-#: Seconds between asking ReFrame to stop and killing it.
-GRACE_SECONDS = 20
+#: Beside site.py; `mlperf_det.rfm.site` would import ReFrame for the name.
+REFERENCES_FILE = 'references.yaml'
 
 
 class Verdict(IntEnum):
@@ -50,21 +49,7 @@ class Verdict(IntEnum):
     NOTHING_RAN = 3
     SKIPPED = 4
     OUT_OF_TIME = 5
-
-
-@dataclass(frozen=True, kw_only=True)
-class Session:
-    """A ReFrame session after its end.
-
-    Attributes:
-        status: exit status of ReFrame; None: it was ended for time.
-        cases: test cases of its last run, as in ReFrame's JSON report; None: there is no report.
-        dry_run: ReFrame rendered the job scripts only.
-    """
-
-    status: int | None
-    cases: Sequence[Mapping[str, Any]] | None
-    dry_run: bool = False
+    DEGRADED = 6
 
 
 def judge(session: Session) -> tuple[Verdict, str]:
@@ -75,97 +60,59 @@ def judge(session: Session) -> tuple[Verdict, str]:
         if session.status == 0:
             return Verdict.NOTHING_RAN, 'nothing ran: no case matches the selection; `reframe -l` lists what there is'
         return Verdict.UNUSABLE, f'ReFrame exited with status {session.status} before any case ran; its output says why'
-    bad = [case for case in session.cases if case.get('result') not in (*GOOD_RESULTS, 'skip')]
+    bad = [case for case in session.cases if case.is_bad]
+    if not bad and session.status != 0:
+        # ReFrame forgives what was retried, and does not forgive what failed in one of several runs.
+        bad = list(session.overcome)
     if bad:
         # Dependents of a failed fixture say only that a dependency failed: name the fixture first.
-        bad.sort(key=lambda case: case.get('result') != 'fail')
+        bad.sort(key=lambda case: case.result != 'fail')
         others = f' (and {len(bad) - 1} more)' if len(bad) > 1 else ''
         return Verdict.FAILED, _cause(bad[0]) + others
-    skipped = [case for case in session.cases if case.get('result') == 'skip']
+    skipped = [case for case in session.cases if case.result == 'skip']
     if skipped:
         return Verdict.SKIPPED, f'{len(skipped)} of {len(session.cases)} cases were skipped: {_cause(skipped[0])}'
-    ran = [case for case in session.cases if not case.get('fixture')]
+    ran = [case for case in session.cases if not case.fixture]
     if not ran:
         return Verdict.NOTHING_RAN, 'nothing ran: the session has no case besides fixtures'
     if session.status != 0:
         return Verdict.FAILED, f'ReFrame exited with status {session.status} though no case failed; its output says why'
     if session.dry_run:
         return Verdict.PASSED, f'{len(ran)} cases were rendered, none was run (dry run)'
-    expected = sum(case.get('result') == 'xfail' for case in ran)
-    note = f', {expected} of them fail as expected' if expected else ''
-    return Verdict.PASSED, f'{len(ran)} cases ran and passed{note}'
+    if session.overcome:
+        return Verdict.DEGRADED, f'passed only when it was run again: {_cause(session.overcome[0])}'
+    expected = [case for case in ran if case.result == 'xfail']
+    if expected:
+        names = ', '.join(case.title for case in expected)
+        return Verdict.DEGRADED, f'{len(expected)} of {len(ran)} cases fail as expected: {names}'
+    return Verdict.PASSED, f'{len(ran)} cases ran and passed'
 
 
-def run_reframe(arguments: Sequence[str], *, report: Path, timeout_minutes: float | None) -> Session:
-    """Run ReFrame with these arguments and return how it ended.
+def judge_runs(cases: Sequence[Case], references: Path | None) -> tuple[Verdict, str]:
+    """Return what the runs themselves say, though every check was content: the bands inside the limits.
 
     Args:
-        arguments: those of the ``reframe`` command, without the report file.
-        report: where ReFrame puts its JSON report; an older one is removed first.
-        timeout_minutes: when to end the session; its jobs are cancelled. None: never.
+        cases: those that were held against references are judged; the others say why they needed none.
+        references: the site's.
     """
-    report.parent.mkdir(parents=True, exist_ok=True)
-    report.unlink(missing_ok=True)
-    command = [reframe_command(), *arguments, f'--report-file={report}']
-    process = subprocess.Popen(command)
-    status: int | None
-    try:
-        status = process.wait(None if timeout_minutes is None else timeout_minutes * 60)
-    except subprocess.TimeoutExpired:
-        _end(process)
-        status = None
-    except KeyboardInterrupt:
-        _end(process)
-        raise
-    return Session(status=status, cases=read_cases(report), dry_run='--dry-run' in arguments)
-
-
-def read_cases(report: Path) -> list[dict[str, Any]] | None:
-    """Return the cases of the last run in a ReFrame report; None where there is no report or it has no run.
-
-    Raises:
-        UserError: the report is not one.
-    """
-    try:
-        # Not msgspec: ReFrame writes NaN and Infinity, which are no JSON.
-        content = json.loads(report.read_bytes())
-        runs = content['runs']
-        return list(runs[-1]['testcases']) if runs and runs[-1]['testcases'] else None
-    except FileNotFoundError:
-        return None
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f'{report}: is not a report of ReFrame ({error})') from error
-
-
-def run_folders(cases: Sequence[Mapping[str, Any]]) -> list[Path]:
-    """Return the run folders of the cases: in the output folder of a good one, in the stage folder of a failed one."""
-    found: list[Path] = []
-    for case in cases:
-        places = [Path(str(case[key])) for key in ('outputdir', 'stagedir') if case.get(key)]
-        folders = [sorted(path.parent for path in place.glob(f'*/{RUN_JSON}')) for place in places]
-        found += next((each for each in folders if each), [])
-    return found
-
-
-def reframe_command() -> str:
-    """Return the ``reframe`` program of this Python, else the one on the path.
-
-    Raises:
-        UserError: there is none.
-    """
-    beside = Path(sys.executable).parent / 'reframe'
-    command = str(beside) if beside.is_file() else shutil.which('reframe')
-    if command is None:
-        raise UserError('reframe: not found; install mlperf-det into this Python (`pip install mlperf-det`)')
-    return command
+    folders = run_folders([case for case in cases if not case.reference_not_needed])
+    verdicts = judge_all(folders, references).verdicts if folders else []
+    state = overall(verdicts) if verdicts else State.PASS
+    if state is State.PASS:
+        return Verdict.PASSED, ''
+    worst = next(verdict for verdict in verdicts if verdict.state is state)
+    return Verdict.DEGRADED if state in (State.PASS_SLOW, State.UNSTABLE) else Verdict.FAILED, worst.line
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = __doc__.partition('\n\n')[2]
     parser.add_argument('-C', '--config-file', action='append', type=Path, metavar='FILE',
                         help='ReFrame configuration of the site (default: systems/local/site.py)')
     parser.add_argument('-c', '--checkpath', action='append', type=Path, metavar='PATH',
                         help='check files or folders (default: checks/)')
+    parser.add_argument('--mode', metavar='NAME', help='the occasion: nightly, acceptance, vetting, or one of the site')
     parser.add_argument('-o', '--output', type=Path, default=Path('out'), metavar='DIR',
                         help='where stage, output, logs and the report go (default: out)')
     parser.add_argument('--timeout', type=float, metavar='MINUTES', help='end the session after so long')
@@ -177,28 +124,50 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run, judge and report."""
-    out: Path = args.output.absolute()
+    wanted = args.output.absolute()
+    # Held until the end: a second session in the same place gets the next folder.
+    out, lock = take(wanted)
+    with lock:
+        if out != wanted:
+            _say(f'{wanted}: another session is at work there; this one uses {out}')
+        verdict, cause, page = _accept(args, out)
+    _say(f'{verdict.name if verdict in (Verdict.PASSED, Verdict.DEGRADED) else "NOT PASSED"}: {cause}')
+    if page:
+        _say(f'report: {page}')
+    return int(verdict)
+
+
+def _accept(args: argparse.Namespace, out: Path) -> tuple[Verdict, str, Path | None]:
+    """Return the verdict, its cause, and the page of the report (None: there is none)."""
     configuration = args.config_file or [share_path('systems') / 'local' / 'site.py']
     checks = args.checkpath or [share_path('checks')]
     report = out / 'reframe-report.json'
     colour = [] if sys.stdout.isatty() else ['--nocolor']
     action = [] if '--dry-run' in args.reframe_arguments else ['--run']
+    mode = [f'--mode={args.mode}'] if args.mode else []
     session = run_reframe(
         [*(f'--config-file={path}' for path in configuration), *(f'--checkpath={path}' for path in checks),
          f'--prefix={out}', f'--perflogdir={out / "perflogs"}', '--warn-as-error', *colour, *action,
+         *mode,
          *args.reframe_arguments],
         report=report, timeout_minutes=args.timeout)
     verdict, cause = judge(session)
+    if verdict is Verdict.PASSED:
+        own = (path.parent / REFERENCES_FILE for path in reversed(configuration))
+        of_runs = judge_runs(session.cases or [], next((file for file in own if file.is_file()), None))
+        verdict, cause = (verdict, cause) if of_runs[0] is Verdict.PASSED else of_runs
     if args.junit:
         write_junit(args.junit, session.cases or [])
     folders = run_folders(session.cases or [])
     page = None if args.no_report or not folders else write_report(folders, out / 'report')
     if verdict is Verdict.PASSED and folders and page is None and not args.no_report:
         verdict, cause = Verdict.FAILED, 'the checks passed, but their report could not be written'
-    _say(f'{"PASSED" if verdict is Verdict.PASSED else "NOT PASSED"}: {cause}')
-    if page:
-        _say(f'report: {page}')
-    return int(verdict)
+    return verdict, cause, page
+
+
+def run_folders(cases: Sequence[Case]) -> list[Path]:
+    """Return the run folders that the cases left, in their order."""
+    return [folder for case in cases for folder in case.run_folders]
 
 
 def write_report(folders: Sequence[Path], destination: Path) -> Path | None:
@@ -211,20 +180,8 @@ def write_report(folders: Sequence[Path], destination: Path) -> Path | None:
     return next(iter(sorted(destination.glob('*.html'))), None)
 
 
-def _cause(case: Mapping[str, Any]) -> str:
-    reason = ' '.join(str(case.get('fail_reason') or 'no reason is on record').split())
-    kind = 'fixture ' if case.get('fixture') else ''
-    return f'{kind}{case.get("display_name") or case.get("name")}: {reason}'
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Interrupt ReFrame, which then cancels its jobs; kill it where it does not listen."""
-    process.send_signal(signal.SIGINT)
-    try:
-        process.wait(GRACE_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+def _cause(case: Case) -> str:
+    return f'{"fixture " if case.fixture else ""}{case.title}: {case.reason}'
 
 
 def _say(line: str) -> None:

@@ -53,3 +53,4 @@ class Unit:
     IMAGES_PER_SECOND: Final = 'images/s'
     EPOCHS: Final = 'epochs'
     FRACTION: Final = 'fraction'
+    JOBS_PER_DAY: Final = 'jobs/day'

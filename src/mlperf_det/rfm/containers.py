@@ -21,7 +21,8 @@ from pathlib import PurePosixPath
 from types import MappingProxyType
 from typing import Any
 
-from reframe.core.containers import Apptainer, ContainerPlatform, Docker, Singularity
+import reframe.core.containers as rfm_containers
+from reframe.core.containers import ContainerPlatform
 
 from mlperf_det.errors import UserError
 from mlperf_det.rfm import launch
@@ -75,6 +76,30 @@ class Enroot(ContainerPlatform):
         names = [f'--env={name}' for name in self.environment]
         image = shlex.quote(str(self.image))
         return launch.wrap(['enroot', 'start', *mounts, *names, *self.options, image, enter]) + f' {self.command}'
+
+
+class Singularity(rfm_containers.Singularity):
+    """ReFrame's own platform, on lines that a human can read."""
+
+    def launch_command(self, stagedir: str) -> str:
+        """Return the command line."""
+        return _one_mount_a_line(super().launch_command(_in_double_quotes(stagedir)))
+
+
+class Apptainer(rfm_containers.Apptainer):
+    """ReFrame's own platform, on lines that a human can read."""
+
+    def launch_command(self, stagedir: str) -> str:
+        """Return the command line."""
+        return _one_mount_a_line(super().launch_command(_in_double_quotes(stagedir)))
+
+
+class Docker(rfm_containers.Docker):
+    """ReFrame's own platform, on lines that a human can read."""
+
+    def launch_command(self, stagedir: str) -> str:
+        """Return the command line."""
+        return _one_mount_a_line(super().launch_command(_in_double_quotes(stagedir)))
 
 
 #: Name in site configurations -> class; in the order in which `mlperf-det new-site` looks for them.
@@ -132,7 +157,7 @@ def create(runtime: str, contract: Contract, command: str) -> ContainerPlatform:
         platform.pull_image = False
         platform.options = _docker_options(contract)
     else:
-        platform.options = ['--no-home', *_GPU_OPTION[contract.gpu_vendor]]
+        platform.options = ['\\\n    --no-home', *_GPU_OPTION[contract.gpu_vendor]]
     return platform
 
 
@@ -146,11 +171,11 @@ def environment_lines(runtime: str, contract: Contract, *, identify: bool = True
     """
     image = shlex.quote(contract.image)
     lines = [] if not identify else [
-        '# Which image this is goes into run.json: its path, and the checksum of what really runs.',
+        '', '# Which image this is goes into run.json: its path, and the checksum of what really runs.',
         f'export {IMAGE_VARIABLE}={image}', f'export {DIGEST_VARIABLE}={_digest_command(runtime, contract.image)}']
     if runtime in _ENVIRONMENT_PREFIX:
         prefix = _ENVIRONMENT_PREFIX[runtime]
-        lines += ['# What the job sets wins over what the image sets.',
+        lines += ['', '# What the job sets wins over what the image sets.',
                   f'for name in {" ".join(contract.must_win)}; do',
                   f'  [ -z "${{!name+set}}" ] || export "{prefix}_$name=${{!name}}"', 'done']
     return lines
@@ -166,8 +191,9 @@ def _docker_options(contract: Contract) -> list[str]:
         '': [], 'nvidia': ['--gpus=all'], 'amd': ['--device=/dev/kfd', '--device=/dev/dri', '--group-add=video']}
     names = [f'--env={name}' for name in (*contract.must_win, *SLURM_VARIABLES)]
     # Ranks meet over the host's network, loaders share memory, InfiniBand locks it.
-    return ['--network=host', '--ipc=host', '--ulimit=memlock=-1', '--ulimit=stack=67108864', '--init',
-            '--user="$(id -u):$(id -g)"', *devices[contract.gpu_vendor], *names]
+    words = ['--network=host', '--ipc=host', '--ulimit=memlock=-1', '--ulimit=stack=67108864', '--init',
+             '--user="$(id -u):$(id -g)"', *devices[contract.gpu_vendor], *names]
+    return [f'\\\n    {launch.wrap(words)} \\\n   ']
 
 
 def _digest_command(runtime: str, image: str) -> str:
@@ -197,6 +223,11 @@ def _pyxis_mount(source: str, destination: str) -> str:
 def _enroot_mount(source: str, destination: str) -> str:
     place, _, mode = destination.partition(':')
     return f'{source}:{place}:none:x-create=auto,bind,{mode or "rw"}'
+
+
+def _one_mount_a_line(command: str) -> str:
+    # Mounts are absolute paths between double quotes, and double quotes in them are escaped.
+    return re.sub(r' (-B"/|-v "/)', r' \\\n    \1', command)
 
 
 def _in_double_quotes(text: str) -> str:

@@ -19,6 +19,7 @@ import mlperf_det
 from mlperf_det.errors import UserError
 from mlperf_det.rfm import site
 from mlperf_det.rfm.no_silent_pass import NoSilentPass
+from mlperf_det.rfm.own_folders import OwnFolders, session_folders
 
 #: Where generated datasets are kept between sessions, before the system's ``resourcesdir`` and ReFrame's stage folder.
 CACHE_VARIABLE = 'MLPERF_DET_CACHE'
@@ -29,13 +30,20 @@ INSTALLED = ('coco2017', 'openimages-mlperf')
 
 @dataclass(frozen=True, kw_only=True)
 class Verified:
-    """What ``mlperf-det data verify`` found: the dataset's fingerprint and the images of its validation split."""
+    """What ``mlperf-det data verify`` found.
+
+    Attributes:
+        fingerprint: of the dataset.
+        evaluation_images: images of its validation split.
+        negative_control: what the dataset declares as spoilt on purpose; empty: nothing.
+    """
 
     fingerprint: str
     evaluation_images: int
+    negative_control: str = ''
 
 
-class training_dataset(rfm.RunOnlyRegressionTest, NoSilentPass):  # noqa: N801 (ReFrame names tests so)
+class training_dataset(rfm.RunOnlyRegressionTest, NoSilentPass, OwnFolders):  # noqa: N801 (ReFrame names tests so)
     """A dataset that ``mlperf-det data verify`` has passed.
 
     A generated one lies in a store under a name made from everything that determines its content, so it is made once
@@ -118,7 +126,8 @@ class training_dataset(rfm.RunOnlyRegressionTest, NoSilentPass):  # noqa: N801 (
         path = Path(self.root) / 'dataset.json'
         try:
             content = msgspec.json.decode(path.read_bytes())
-            return Verified(fingerprint=content['fingerprint'], evaluation_images=content['splits']['val']['images'])
+            return Verified(fingerprint=content['fingerprint'], evaluation_images=content['splits']['val']['images'],
+                            negative_control=content.get('negative_control', ''))
         except OSError as error:
             raise UserError(f'{path}: the dataset was not verified ({error.strerror})') from error
         except (msgspec.DecodeError, KeyError, TypeError) as error:
@@ -136,5 +145,6 @@ def store() -> Path:
     """Return the folder in which generated datasets outlive the session."""
     runtime = rt.runtime()
     configured = runtime.system.resourcesdir
-    place = os.environ.get(CACHE_VARIABLE) or (runtime.stage_prefix if configured in ('', '.') else configured)
+    place = os.environ.get(CACHE_VARIABLE) or (
+        session_folders(runtime).configured_stage if configured in ('', '.') else configured)
     return Path(place).absolute() / 'datasets'

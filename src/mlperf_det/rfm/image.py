@@ -20,16 +20,18 @@ from mlperf_det.errors import UserError
 from mlperf_det.rfm import containers
 from mlperf_det.rfm.constants import Extra
 from mlperf_det.rfm.no_silent_pass import NoSilentPass
+from mlperf_det.rfm.own_folders import OwnFolders
 
 #: Stands in ``extras['image']`` for an image that the fixture builds.
 BUILD = 'build'
 #: What an image is made of, relative to the checkout.
 BUILD_INPUTS = ('Singularity.def', 'Dockerfile', 'images', 'src', 'pyproject.toml', 'README.md', 'LICENSE',
                 'datasets', 'systems', 'checks')
+_SIF = ('Singularity', 'Apptainer')
 _SUFFIX = {'Singularity': 'sif', 'Apptainer': 'sif', 'Pyxis': 'sqsh', 'Enroot': 'sqsh'}
 
 
-class training_image(rfm.RunOnlyRegressionTest, NoSilentPass):  # noqa: N801 (ReFrame names tests so)
+class training_image(rfm.RunOnlyRegressionTest, NoSilentPass, OwnFolders):  # noqa: N801 (ReFrame names tests so)
     """The image of the partition: checked where it lies ready, else built. Without one there is nothing to do."""
 
     #: Base image to build from; the one of images/image.env where empty. A change of it changes the image's name.
@@ -131,23 +133,25 @@ def build_commands(runtime: str, image: str, *, base: str, options: list[str]) -
     quoted, folder = shlex.quote(image), shlex.quote(str(checkout()))
     extra = ''.join(f' {shlex.quote(option)}' for option in options)
     argument = f' --build-arg {shlex.quote(f"BASE={base}")}' if base else ''
+    # A Dockerfile cannot ask what it has installed; Singularity.def does.
+    versioned = f'{argument} --build-arg VERSION={mlperf_det.__version__}'
     if runtime == 'Docker':
         return ['# The name says what the image was made of, so one that is there is the right one.',
                 f'docker image inspect {quoted} > /dev/null 2>&1 || \\',
-                f'  docker build{argument}{extra} --tag {quoted} {folder} || exit']
+                f'  docker build{versioned}{extra} --tag {quoted} {folder} || exit']
     return [
         '# Built under a temporary name and renamed: nobody ever sees half an image. The lock lets sessions that start',
         '# together wait for the first; where the file system has no locks, each builds, and the last name wins.',
         f'image={quoted}', 'mkdir -p "$(dirname "$image")" || exit', 'exec 9> "$image.lock"; flock 9 || true',
         'if [ ! -e "$image" ]; then',
         '  new="$image.$(hostname).$$"; trap \'rm -f "$new"\' EXIT',
-        *(f'  {line}' for line in _build_lines(runtime, folder, argument, extra)),
+        *(f'  {line}' for line in _build_lines(runtime, folder, argument if runtime in _SIF else versioned, extra)),
         '  mv -T "$new" "$image" || exit',
         'fi']
 
 
 def _build_lines(runtime: str, folder: str, argument: str, extra: str) -> list[str]:
-    if runtime in ('Singularity', 'Apptainer'):
+    if runtime in _SIF:
         # The recipe copies files from the folder it is run in.
         return [f'( cd {folder} && {runtime.lower()} build{argument}{extra} "$new" Singularity.def ) || exit']
     tag = '"mlperf-det-build:$$"'

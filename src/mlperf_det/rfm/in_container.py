@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import reframe as rfm
 from reframe.core.builtins import fixture, variable
 from reframe.core.exceptions import ReframeError
 
 from mlperf_det.errors import UserError
 from mlperf_det.rfm import containers, launch, site
 from mlperf_det.rfm.image import training_image
+from mlperf_det.rfm.own_folders import OwnFolders
 
 
-class InContainer(rfm.RegressionTestPlugin):
+class InContainer(OwnFolders):
     """Gives a check its image and its container platform.
 
     =====================  =================================================================================

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlperf_det.errors import UserError
-from mlperf_det.rfm.accept import reframe_command
+from mlperf_det.rfm.session import reframe_command
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from mlperf_det.reframe_sessions import Case
 from mlperf_det.run_folder import write_atomically
 
 
-def write_junit(path: Path, cases: Sequence[Mapping[str, Any]]) -> None:
+def write_junit(path: Path, cases: Sequence[Case]) -> None:
     """Write the test cases of a ReFrame report as a JUnit file.
 
     A case's properties are its nodes and, for each metric, value, unit and reference, as
@@ -18,8 +18,8 @@ def write_junit(path: Path, cases: Sequence[Mapping[str, Any]]) -> None:
     """
     suite = ET.Element('testsuite', {
         'name': 'mlperf-det', 'tests': str(len(cases)), 'errors': '0',
-        'failures': str(sum(_is_failure(case) for case in cases)),
-        'skipped': str(sum(case.get('result') == 'skip' for case in cases)),
+        'failures': str(sum(case.is_bad for case in cases)),
+        'skipped': str(sum(case.result == 'skip' for case in cases)),
         'time': f'{sum(_seconds(case) for case in cases):.3f}'})
     for case in cases:
         suite.append(_case(case))
@@ -30,34 +30,30 @@ def write_junit(path: Path, cases: Sequence[Mapping[str, Any]]) -> None:
     write_atomically(path, ET.tostring(root, encoding='utf-8', xml_declaration=True) + b'\n')
 
 
-def _case(case: Mapping[str, Any]) -> ET.Element:
-    place = f'{case.get("system")}.{case.get("partition")}'
-    element = ET.Element('testcase', {'name': str(case.get('display_name') or case.get('name')), 'classname': place,
+def _case(case: Case) -> ET.Element:
+    place = f'{case.system}.{case.partition}'
+    element = ET.Element('testcase', {'name': case.title, 'classname': place,
                                       'time': f'{_seconds(case):.3f}'})
     properties = ET.SubElement(element, 'properties')
     for name, value in _properties(case):
         ET.SubElement(properties, 'property', {'name': name, 'value': value})
-    reason = ' '.join(str(case.get('fail_reason') or '').split())
-    if case.get('result') == 'skip':
+    reason = ' '.join((case.fail_reason or '').split())
+    if case.result == 'skip':
         # ReFrame prints why, but does not report it.
         ET.SubElement(element, 'skipped', {'message': reason or "skipped; ReFrame's output says why"})
-    elif _is_failure(case):
-        ET.SubElement(element, 'failure', {'type': str(case.get('fail_phase') or 'unknown'), 'message': reason})
+    elif case.is_bad:
+        ET.SubElement(element, 'failure', {'type': case.fail_phase or 'unknown', 'message': reason})
     return element
 
 
-def _properties(case: Mapping[str, Any]) -> list[tuple[str, str]]:
-    found = [('nodes', ' '.join(case['job_nodelist']))] if case.get('job_nodelist') else []
-    for key, (value, reference, _, _, unit, *_rest) in (case.get('perfvalues') or {}).items():
+def _properties(case: Case) -> list[tuple[str, str]]:
+    found = [('nodes', ' '.join(case.job_nodelist))] if case.job_nodelist else []
+    for key, (value, reference, _, _, unit, *_rest) in (case.perfvalues or {}).items():
         name = str(key).rpartition(':')[2]
         found += [(f'{kind}.{name}', f'{number:g} {unit}')
                   for kind, number in (('metric', value), ('reference', reference)) if number is not None]
     return found
 
 
-def _is_failure(case: Mapping[str, Any]) -> bool:
-    return case.get('result') not in ('pass', 'xfail', 'skip')
-
-
-def _seconds(case: Mapping[str, Any]) -> float:
-    return float(case.get('time_total') or 0)
+def _seconds(case: Case) -> float:
+    return case.time_total or 0.0

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import runpy
+import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -132,9 +133,21 @@ def partition_problems(partition: Partition) -> Iterator[str]:
                    'without it jobs get no GPU, and ReFrame says nothing')
         if not raw.get('sched_options', {}).get('use_nodes_option'):
             yield f"{where}: sched_options: use_nodes_option must be True; else Slurm may spread a job over more nodes"
+    for name, value in raw.get('env_vars', ()):
+        if not _is_one_word(str(value)):
+            yield f'{where}: env_vars: {name}: {value!r} is not one word of the shell; quote it'
     for key in sorted(set(extras) - _EXTRAS):
         yield f'{where}: extras: unknown key {key!r}; known are {", ".join(sorted(_EXTRAS))}'
     yield from _image_problems(partition)
+
+
+def _is_one_word(value: str) -> bool:
+    lexer = shlex.shlex(value, posix=True, punctuation_chars=True)
+    lexer.whitespace_split, lexer.commenters = True, ''
+    try:
+        return len(list(lexer)) <= 1 and '$(' not in value and '`' not in value
+    except ValueError:
+        return False
 
 
 def _image_problems(partition: Partition) -> Iterator[str]:

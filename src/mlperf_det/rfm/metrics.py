@@ -10,6 +10,8 @@ from types import MappingProxyType
 from mlperf_det.recipes.recipe import Tier
 from mlperf_det.results.references.table import Direction
 from mlperf_det.results.run import Run
+from mlperf_det.results.score import SECONDS_PER_DAY
+from mlperf_det.results.thaisc import whole_job_seconds
 from mlperf_det.rfm.constants import Unit
 
 #: Tiers in which the model is trained to a target, so that times to it and accuracies exist.
@@ -60,6 +62,11 @@ def olympic_mean(values: Sequence[float]) -> float:
     return statistics.fmean(sorted(values)[1:-1] if len(values) > 2 else values)
 
 
+def jobs_per_day(seconds: Sequence[float]) -> float:
+    """Return how many runs a day has room for, one after the other, at the mean of `olympic_mean`."""
+    return SECONDS_PER_DAY / olympic_mean(seconds)
+
+
 #: ``run_stop`` minus ``run_start``, as MLPerf counts it.
 TIME_TO_TRAIN = Metric(name='time_to_train', unit=Unit.SECONDS, better=Direction.LOWER, informative=False,
                        of_run=lambda run: run.time_to_train_seconds, of_runs=olympic_mean)
@@ -77,9 +84,20 @@ BBOX_AP = Metric(name='bbox_ap', unit=Unit.FRACTION, better=Direction.HIGHER,
                  of_run=lambda run: run.final_metrics.get('bbox'))
 SEGM_AP = Metric(name='segm_ap', unit=Unit.FRACTION, better=Direction.HIGHER,
                  of_run=lambda run: run.final_metrics.get('segm'))
+#: Seconds of the whole process, as the ``RESULT,OBJECT_DETECTION`` line of the log has them; scored as times to train.
+RESULT_SECONDS = Metric(name='result_seconds', unit=Unit.SECONDS, better=Direction.LOWER, of_run=whole_job_seconds,
+                        of_runs=olympic_mean)
+#: ThaiSC's score, made of the seconds of the whole process.
+RESULT_JOBS_PER_DAY = Metric(name='jobs_per_day_by_result', unit=Unit.JOBS_PER_DAY, better=Direction.HIGHER,
+                             of_run=whole_job_seconds, of_runs=jobs_per_day)
+#: The same made of ``run_stop`` minus ``run_start``, for comparison; nobody scores it.
+TRAINING_JOBS_PER_DAY = Metric(name='jobs_per_day_by_time_to_train', unit=Unit.JOBS_PER_DAY, better=Direction.HIGHER,
+                               of_run=lambda run: run.time_to_train_seconds, of_runs=jobs_per_day)
 #: Mean time of a rank in all evaluations of a run, waiting for scores included.
 EVALUATION_SECONDS = Metric(name='evaluation_seconds', unit=Unit.SECONDS, better=Direction.LOWER,
                             of_run=lambda run: run.evaluation_seconds)
+#: What ThaiSC's procurement asks of Mask R-CNN: both ways to count the time of a run, each under its own name.
+THAISC_METRICS = (RESULT_SECONDS, RESULT_JOBS_PER_DAY, TRAINING_JOBS_PER_DAY)
 #: What every check of a training measures.
 TRAINING_METRICS = (TIME_TO_TRAIN, IMAGES_PER_SECOND, EPOCHS_TO_TARGET, BBOX_AP, EVALUATION_SECONDS, DATA_WAIT_SHARE)
 #: Metrics that are accuracies -> the metric of the recipe's quality target that they are held against.

@@ -50,7 +50,8 @@ def proof(folder: Path) -> list[str]:
     named = folder.name if folder.parent == share_path('systems') else f'{folder}/'
     return [f'mlperf-det lint {named}', f'reframe -C {site} --system={folder.name} -c checks/ --dry-run',
             f'reframe -C {site} --system={folder.name} -c checks/preflight.py -r --distribute=all',
-            f'reframe -C {site} --system={folder.name} -c checks/ -r -t smoke']
+            f'reframe -C {site} --system={folder.name} -c checks/ -r -t smoke',
+            f'mlperf-det accept -C {site} --mode=nightly -- --system={folder.name}']
 
 
 def write_folder(folder: Path, found: Survey) -> None:
@@ -71,23 +72,23 @@ def site_file(name: str, found: Survey) -> str:
     """Return the content of ``site.py``."""
     hostnames = "['FILL_IN']" if found.slurm else "['.*']"
     partitions = ''.join(indent(_partition(partition, found), ' ' * 16) for partition in found.partitions)
-    return _SITE.format(name=name, hostnames=hostnames, partitions=partitions)
+    imports = 'ENVIRONMENT, LOGGING, MODES' + (', SLURM' if found.slurm else '')
+    return _SITE.format(name=name, imports=imports, hostnames=hostnames, partitions=partitions)
 
 
 def _partition(facts: PartitionFacts, found: Survey) -> str:
-    scheduler, launcher = ('slurm', 'srun') if found.slurm else ('local', 'local')
-    lines = ['{', f"    'name': {facts.name!r},", f"    'scheduler': {scheduler!r},", f"    'launcher': {launcher!r},",
-             "    'environs': ['builtin'],"]
+    lines = ['{']
     if found.slurm:
-        lines += [f"    'access': [{f'--partition={facts.name}'!r}],",
-                  "    'sched_options': {'use_nodes_option': True},"]
+        lines += ['    **SLURM,', f"    'name': {facts.name!r},", f"    'access': [{f'--partition={facts.name}'!r}],"]
     else:
-        lines.append("    'max_jobs': 1,")
+        lines += [f"    'name': {facts.name!r},", "    'scheduler': 'local',", "    'launcher': 'local',",
+                  "    'environs': ['builtin'],", '    # Timings mean nothing when two trainings share the machine.',
+                  "    'max_jobs': 1,"]
     if facts.gpus:
-        model = facts.gpu_model or 'FILL_IN'
         lines += ["    'features': ['gpu'],",
                   '    # The model as the driver names it (`nvidia-smi -L`); references are found by it.',
-                  f"    'devices': [{{'type': 'gpu', 'model': {model!r}, 'num_devices': {facts.gpus}}}],"]
+                  f"    'devices': [{{'type': 'gpu', 'model': {facts.gpu_model or 'FILL_IN'!r}, "
+                  f"'num_devices': {facts.gpus}}}],"]
         if found.slurm:
             option = f'--gres={facts.gres}:{{num_gpus_per_node}}'
             lines += ['    # The name counts: ReFrame fills in the GPUs of a node under this one only.',
@@ -96,17 +97,23 @@ def _partition(facts: PartitionFacts, found: Survey) -> str:
         lines.append(f"    'processor': {{'num_cpus': {facts.cpus}, 'num_cpus_per_core': {facts.threads_per_core}, "
                      f"'num_sockets': {facts.sockets},\n                  "
                      f"'num_cpus_per_socket': {facts.cpus // facts.sockets}}},")
-    if found.container_runtime in _REFRAME_PLATFORMS:
-        lines.append(f"    'container_platforms': [{{'type': {found.container_runtime!r}}}],")
-    lines += ["    'env_vars': [['OMP_NUM_THREADS', '1']],", "    'extras': {"]
-    if found.container_runtime and found.container_runtime not in _REFRAME_PLATFORMS:
-        lines.append(f"        'container_runtime': {found.container_runtime!r},")
+    lines += [*_container(found), "    'env_vars': ENVIRONMENT,", "    'extras': {"]
     if found.container_runtime:
+        suffix = 'sqsh' if found.container_runtime in ('Pyxis', 'Enroot') else 'sif'
+        image = 'mlperf-det:latest' if found.container_runtime == 'Docker' else f'/FILL_IN/mlperf-det.{suffix}'
         lines += ["        # An image that lies ready, or 'build'; without the line checks run without a container.",
-                  "        # 'image': '/FILL_IN/mlperf-det.sif',"]
+                  f"        # 'image': {image!r},"]
+    if found.container_runtime not in ('', *_REFRAME_PLATFORMS):
+        lines.append(f"        'container_runtime': {found.container_runtime!r},")
     lines += ["        'datasets': '/FILL_IN/datasets',", "        'backbones': '/FILL_IN/backbones',",
-              f"        'nodes': {facts.nodes},", '    },', '},']
+              "        # Where users may clear the page cache of their nodes: import it from site_defaults.",
+              "        # 'clear_caches': CLEAR_CACHES_BY_SUDO,", f"        'nodes': {facts.nodes},", '    },', '},']
     return '\n'.join(lines) + '\n'
+
+
+def _container(found: Survey) -> list[str]:
+    return ([f"    'container_platforms': [{{'type': {found.container_runtime!r}}}],"]
+            if found.container_runtime in _REFRAME_PLATFORMS else [])
 
 
 _SITE = '''"""ReFrame configuration of {name}, written by `mlperf-det new-site` from what Slurm and the devices say.
@@ -114,7 +121,7 @@ _SITE = '''"""ReFrame configuration of {name}, written by `mlperf-det new-site` 
 What only the site knows is marked FILL_IN; README.md of this folder goes through it.
 """
 
-from mlperf_det.rfm.site_defaults import LOGGING, MODES
+from mlperf_det.rfm.site_defaults import {imports}
 
 site_configuration = {{
     'systems': [
@@ -148,13 +155,20 @@ _README = '''# {name}
 | in `site.py` | what to enter |
 |---|---|
 | `hostnames` | patterns of the login nodes' names, so that `-C` alone finds the system |
-| `resourcesdir` | a folder on the shared file system with room for images |
+| `resourcesdir` | a folder on the shared file system with room for images and generated scenes |
 | `access` | account, reservation, QOS: any option of `sbatch` |
 | `devices` | the model of the GPUs as their driver names it |
-| `env_vars` | variables of NCCL and of the fabric: `NCCL_IB_HCA`, `NCCL_SOCKET_IFNAME` |
-| `extras` | image, datasets and backbones as the nodes see them; `clear_caches` where your users may clear them |
+| `env_vars` | variables of NCCL and of the fabric: `[*ENVIRONMENT, ['NCCL_IB_HCA', '=mlx5_0,mlx5_1']]` |
+| `extras`: `image` | a SIF or squashfs file, or a name in Docker; `build` makes one from our recipes |
+| `extras`: `datasets`, `backbones` | where `mlperf-det data` put them, as the nodes see them |
+| `extras`: `clear_caches` | a command that your users may run; without it the runs say that caches were not cleared |
+
+`recipes.yaml` says what is run besides the smoke recipes, `references.yaml` what results are held against; vendor
+configurations are translated by `mlperf-det recipe import BENCHMARK config_SYSTEM.sh`.
 
 Prove it, cheapest first:
 
 {proof}
+
+Without ReFrame: `mlperf-det sbatch BENCHMARK --system {name} --recipe NAME` writes the same job script.
 '''

@@ -67,8 +67,10 @@ class NoSilentPass(rfm.RegressionTestPlugin):
     def no_silent_pass_record_exit_status(self) -> None:
         """Let the job script itself write down how its commands ended, whatever the scheduler books."""
         self.postrun_cmds = [
+            'status=$?',
+            *self.no_silent_pass_status(),
             '# Remember the first failure: later commands must not hide it.',
-            'status=$?; [ "${exit_status:-0}" -ne 0 ] || exit_status=$status',
+            '[ "${exit_status:-0}" -ne 0 ] || exit_status=$status',
             *self.postrun_cmds,
             f'echo "$exit_status" > {EXIT_STATUS}',
             'exit "$exit_status"',
@@ -81,8 +83,13 @@ class NoSilentPass(rfm.RegressionTestPlugin):
             return
         problem = self._no_silent_pass_job_problem()
         if problem:
-            detail = self.no_silent_pass_explain()
+            # Said once: the program may state the same cause, with more to it.
+            detail = self.no_silent_pass_explain().removeprefix(problem.partition(' (')[0]).removeprefix(': ')
             raise SanityError(f'{problem}{f": {detail}" if detail else ""} (see {self._no_silent_pass_path("stderr")})')
+
+    def no_silent_pass_status(self) -> list[str]:
+        """Return script lines that correct ``$status`` where the command itself cannot tell; checks override it."""
+        return []
 
     def no_silent_pass_explain(self) -> str:
         """Return the cause of a failed job in the program's own words; checks override it."""

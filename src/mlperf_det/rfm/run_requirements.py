@@ -24,7 +24,7 @@ from mlperf_det.results.run import Run, RunStatus
 from mlperf_det.run_folder import METRICS_JSONL, Outcome, RunRecord, read_record
 
 _OUTCOMES: Mapping[Outcome, str] = MappingProxyType({
-    Outcome.RUNNING: 'the training process was killed without notice, run.json still says that it runs',
+    Outcome.RUNNING: 'the training process ended without a word (killed? out of memory?), run.json says running',
     Outcome.ABORTED: 'training ended below the quality target',
     Outcome.DIVERGED: 'training diverged',
     Outcome.INTERRUPTED: 'training was interrupted before its end',
@@ -32,6 +32,10 @@ _OUTCOMES: Mapping[Outcome, str] = MappingProxyType({
     Outcome.FINISHED: 'training did a fixed number of steps, where the quality target was asked for',
     Outcome.CONVERGED: 'training went to the quality target, where a fixed number of steps was asked for',
 })
+
+
+#: The official checker's words for a log without ``cache_clear``.
+_CACHES_NOT_CLEARED = "Required AT_LEAST_ONE occurrence of 'cache_clear' but found 0"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,12 +47,14 @@ class Expected:
         device_type: 'cuda' where GPUs were asked for (CUDA and ROCm), else 'cpu'.
         dataset_fingerprint: fingerprint of the verified dataset.
         evaluation_images: images of its validation split.
+        negative_control: what the dataset declares as spoilt on purpose; empty: nothing.
     """
 
     recipe: Recipe
     device_type: str
     dataset_fingerprint: str
     evaluation_images: int
+    negative_control: str = ''
 
     @property
     def to_target(self) -> bool:
@@ -79,6 +85,11 @@ def stated_reason(folders: Sequence[Path]) -> str:
         if record.outcome not in (Outcome.CONVERGED, Outcome.FINISHED):
             return _OUTCOMES[record.outcome] + (f': {record.reason}' if record.reason else '')
     return ''
+
+
+def negative_control_remark(spoilt: str) -> str:
+    """Return in words what a dataset declares of itself."""
+    return f'the dataset declares itself a negative control: {spoilt}'
 
 
 def problems(run: Run, expected: Expected) -> list[str]:
@@ -144,6 +155,13 @@ def dataset_is_the_verified_one(run: Run, record: RunRecord, expected: Expected)
         yield f'another dataset was read: its fingerprint is {found}, verified was {expected.dataset_fingerprint}'
 
 
+def dataset_is_to_learn_from(run: Run, record: RunRecord, expected: Expected) -> Iterator[str]:
+    """Nothing about the dataset was spoilt on purpose, by its manifest or by what the run read."""
+    spoilt = expected.negative_control or record.dataset.get('negative_control')
+    if spoilt:
+        yield f'{negative_control_remark(str(spoilt))}; no result on it counts'
+
+
 def evaluation_is_whole(run: Run, record: RunRecord, expected: Expected) -> Iterator[str]:
     """Every evaluation scored all images of the validation split, and the last one found something."""
     if not expected.to_target:
@@ -167,7 +185,9 @@ def target_is_met(run: Run, record: RunRecord, expected: Expected) -> Iterator[s
     """The last accuracy in the MLPerf log reaches the target of the recipe asked for, in every metric."""
     for metric, target in expected.recipe.quality_target.items() if expected.to_target else ():
         reached = run.final_metrics.get(metric, math.nan)
-        if not reached >= target:
+        if reached > 1:
+            yield f'{metric} AP {reached:.4f} at the end is no fraction: is it in percent?'
+        elif not reached >= target:
             yield f'quality target missed: {metric} AP {reached:.4f} at the end, {target:.4f} is required'
 
 
@@ -200,18 +220,18 @@ def log_keeps_the_rules(run: Run, record: RunRecord, expected: Expected) -> Iter
 Requirement = Callable[[Run, RunRecord, Expected], Iterator[str]]
 REQUIREMENTS: tuple[Requirement, ...] = (
     ended_well, loss_is_sound, recipe_is_the_one_asked_for, devices_are_those_asked_for, dataset_is_the_verified_one,
-    evaluation_is_whole, target_is_met, backbone_is_declared, log_keeps_the_rules)
+    dataset_is_to_learn_from, evaluation_is_whole, target_is_met, backbone_is_declared, log_keeps_the_rules)
 
 
 def is_declared(finding: str, recipe: Recipe) -> bool:
     """Say whether a finding is a deviation that an open run declares.
 
     It may not have cleared the caches, which needs root: its log then has no ``cache_clear``, and the verdict says
-    'caches not cleared'. It may have a quality target of its own, which `target_is_met` holds it to.
+    'caches not cleared'. It may have a quality target of its own, which `target_is_met` holds it to: only round v0.7
+    holds open runs to the closed target.
     """
-    if recipe.division is not Division.OPEN:
-        return False
-    return "'cache_clear'" in finding or finding.startswith('Failed checks for eval_accuracy')
+    own_target = finding.startswith('Failed checks for eval_accuracy') and '>=' in finding
+    return recipe.division is Division.OPEN and (own_target or finding == _CACHES_NOT_CLEARED)
 
 
 def read_lines(path: Path, kind: str) -> list[Mapping[str, Any]]:

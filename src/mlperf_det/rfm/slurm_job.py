@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import reframe as rfm
 import reframe.utility.typecheck as typ
 from reframe.core.builtins import run_before, variable
+from reframe.core.exceptions import ReframeError
 
 from mlperf_det.rfm import launch
 from mlperf_det.rfm.constants import Extra
@@ -68,6 +70,8 @@ class SlurmJob(rfm.RegressionTestPlugin):
         elif not {'--requeue', '--no-requeue'} & set(self.current_partition.access):
             job.options += ['--no-requeue']
         if self.exclude_nodes:
+            if not re.fullmatch(r'[\w.,\[\]-]+', self.exclude_nodes):
+                raise ReframeError(f"exclude_nodes={self.exclude_nodes!r}: write it in Slurm's form, as gpu[03,17]")
             job.options += [f'--exclude={self.exclude_nodes}']
         if job.launcher.registered_name == 'srun':
             # Ranks choose among all CPUs of the job on their node, unless Slurm is to bind them.

@@ -37,8 +37,14 @@ class Place:
         return f'rank {self.rank} of {self.size} (local rank {self.local_rank}), meeting at {self.address}:{self.port}'
 
 
-def read_place(environ: Mapping[str, str], *, nodes: int, ranks_per_node: int) -> Place:
+def read_place(environ: Mapping[str, str], *, nodes: int, ranks_per_node: int, meeting: str = '') -> Place:
     """Return this rank's place.
+
+    Args:
+        environ: of the task.
+        nodes: of the job.
+        ranks_per_node: on each.
+        meeting: ``host:port`` where the job script lets ranks meet; empty: it leaves that to torchrun.
 
     Raises:
         UserError: no launcher tells it, two tell different things, or it is not what the job was written for.
@@ -59,6 +65,9 @@ def read_place(environ: Mapping[str, str], *, nodes: int, ranks_per_node: int) -
     address, port = environ.get('MASTER_ADDR', ''), environ.get('MASTER_PORT', '')
     if not address or not port:
         raise UserError('environment: MASTER_ADDR or MASTER_PORT is not set; the job script sets both')
+    if meeting not in ('', f'{address}:{port}'):
+        raise UserError(f'environment: MASTER_ADDR and MASTER_PORT are {address}:{port}, the job script set {meeting}; '
+                        'a hook of the container platform changes them')
     rank, size, local_rank = (int(value) for value in values)
     place = Place(rank=rank, size=size, local_rank=local_rank, address=address, port=port)
     if place.size != nodes * ranks_per_node:
@@ -109,6 +118,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
                                      description=__doc__.partition('\n')[0])
     parser.add_argument('--nodes', type=int, required=True)
     parser.add_argument('--ranks-per-node', type=int, required=True)
+    parser.add_argument('--meet-at', default='', metavar='HOST:PORT', help='what MASTER_ADDR and MASTER_PORT must be')
     parser.add_argument('--bind', choices=(NUMA, SCHEDULER, OFF), default=NUMA)
     older = parser.add_argument_group('arguments of older launchers; the first two replace --bind')
     older.add_argument('--nsockets_per_node', type=int)
@@ -123,7 +133,8 @@ def main() -> int:
     """Compare, print, bind, and become ``mlperf-det``."""
     arguments = parse()
     try:
-        place = read_place(os.environ, nodes=arguments.nodes, ranks_per_node=arguments.ranks_per_node)
+        place = read_place(os.environ, nodes=arguments.nodes, ranks_per_node=arguments.ranks_per_node,
+                           meeting=arguments.meet_at)
         binding = choose_binding(arguments, place.local_rank, os.environ)
         command = apply(binding, [sys.executable, '-m', 'mlperf_det', *arguments.command])
     except UserError as error:

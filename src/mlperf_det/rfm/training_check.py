@@ -6,7 +6,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import reframe as rfm
@@ -226,9 +226,17 @@ class DetectionTrainingCheck(rfm.RunOnlyRegressionTest, NoSilentPass, InContaine
         for folder in self._run_folders():
             shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
 
+    def no_silent_pass_status(self) -> list[str]:
+        """Return the lines that ask run.json how the run ended."""
+        return launch.status_of_run()
+
     def no_silent_pass_explain(self) -> str:
-        """Return why training ended as it did: the program's own reason, else its last word."""
-        return run_requirements.stated_reason(self._run_folders()) or super().no_silent_pass_explain()
+        """Return why training ended as it did: the program's own reason, else its last word; and of spoilt data."""
+        reason = run_requirements.stated_reason(self._run_folders()) or super().no_silent_pass_explain()
+        with suppress(UserError):
+            spoilt = self.dataset.verified().negative_control
+            reason += f'; {run_requirements.negative_control_remark(spoilt)}' if spoilt else ''
+        return reason
 
     @property
     def settings(self) -> Recipe:
@@ -273,7 +281,8 @@ class DetectionTrainingCheck(rfm.RunOnlyRegressionTest, NoSilentPass, InContaine
         found = self.dataset.verified()
         return run_requirements.Expected(
             recipe=self.settings, device_type='cuda' if site.gpus(self.current_partition) else 'cpu',
-            dataset_fingerprint=found.fingerprint, evaluation_images=found.evaluation_images)
+            dataset_fingerprint=found.fingerprint, evaluation_images=found.evaluation_images,
+            negative_control=found.negative_control)
 
 
 @contextmanager

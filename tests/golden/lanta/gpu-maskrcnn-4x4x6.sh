@@ -1,0 +1,69 @@
+#!/bin/bash
+#SBATCH --job-name="rfm_maskrcnn_HASH"
+#SBATCH --ntasks=16
+#SBATCH --ntasks-per-node=4
+#SBATCH --cpus-per-task=16
+#SBATCH --output=rfm_job.out
+#SBATCH --error=rfm_job.err
+#SBATCH --time=10:0:0
+#SBATCH --nodes=4
+#SBATCH --partition=gpu
+#SBATCH --account=FILL_IN
+#SBATCH --gres=gpu:4
+#SBATCH --requeue
+#SBATCH --signal=USR1@180
+#SBATCH --open-mode=append
+#SBATCH --exclude=gpu[001,007]
+# Modules and variables of the partition, from site.py.
+module load Singularity
+export OMP_NUM_THREADS=1
+export NCCL_DEBUG=WARN
+export NCCL_SOCKET_IFNAME=FILL_IN
+
+# Ranks meet on the first node of the job, at a port of its own below the ephemeral ones (32768 on).
+export MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+export MASTER_PORT=$((10000 + SLURM_JOB_ID % 20000))
+
+# Which image this is goes into run.json: its path, and the checksum of what really runs.
+export MLPERF_DET_IMAGE=/FILL_IN/mlperf-det/images/mlperf-det-VERSION-KEY.sif
+export MLPERF_DET_IMAGE_DIGEST="sha256:$(sha256sum < /FILL_IN/mlperf-det/images/mlperf-det-VERSION-KEY.sif | cut -d " " -f 1)"
+
+# What the job sets wins over what the image sets.
+for name in MASTER_ADDR MASTER_PORT MLPERF_DET_IMAGE MLPERF_DET_IMAGE_DIGEST NCCL_DEBUG NCCL_SOCKET_IFNAME OMP_NUM_THREADS; do
+  [ -z "${!name+set}" ] || export "SINGULARITYENV_$name=${!name}"
+done
+
+# 5 run(s), each in its own run folder and with its own seed.
+exit_status=0
+for experiment in 0 1 2 3 4; do
+# What ended before the job was requeued stays as it is.
+ended=$(cat "run_$experiment.exit" 2>/dev/null)
+case "$ended" in 0|3|4)
+    [ "$exit_status" -ne 0 ] || exit_status=$ended; continue ;;
+esac
+before=$(cksum "run_$experiment/run.json" 2>/dev/null)
+
+# Train. Where there are several ranks, each compares its place with what this job was written for.
+srun --cpus-per-task=16 --mpi=none --kill-on-bad-exit=0 --wait=120 --cpu-bind=none singularity exec \
+    -B"/FILL_IN/datasets/coco2017:/FILL_IN/datasets/coco2017:ro" \
+    -B"/FILL_IN/backbones:/FILL_IN/backbones:ro" \
+    -B"/stage/lanta/gpu/builtin/maskrcnn_HASH:/rfm_workdir" --pwd /rfm_workdir \
+    --no-home --nv /FILL_IN/mlperf-det/images/mlperf-det-VERSION-KEY.sif \
+    python3 -m mlperf_det.rfm.start_rank --nodes=4 --ranks-per-node=4 \
+    --meet-at="$MASTER_ADDR:$MASTER_PORT" --bind=numa -- train maskrcnn --recipe 4x4x6 \
+    --recipes recipes.yaml --data /FILL_IN/datasets/coco2017 --backbone /FILL_IN/backbones/R-50.pkl \
+    --resume --experiment="$experiment" --seed=$((1 + experiment)) --output="run_$experiment"
+status=$?
+# torchrun knows 0 and 1 alone; run.json says more, unless it is still that of an earlier try.
+outcome=$(sed -n 's/^  "outcome": "\([a-z]*\)".*/\1/p' "run_$experiment/run.json" 2>/dev/null)
+[ "$before" != "$(cksum "run_$experiment/run.json" 2>/dev/null)" ] || outcome=
+case "$status $outcome" in '1 aborted') status=3 ;; '1 diverged') status=4 ;; '1 interrupted') status=75 ;; esac
+# Remember the first failure: later commands must not hide it.
+[ "${exit_status:-0}" -ne 0 ] || exit_status=$status
+echo "$status" > "run_$experiment.exit"
+done
+
+# Told to stop, and a checkpoint lies ready: let Slurm start the job again.
+! grep -qsx 75 run_*.exit || scontrol requeue "$SLURM_JOB_ID"
+echo "$exit_status" > job_exit_status
+exit "$exit_status"
