@@ -19,7 +19,7 @@ run: $(STAMP)
 test: $(STAMP) lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=auto --dist=worksteal
 
-# A real Slurm cluster and real containers; needs root and what .ci/install-integration installs.
+# A real Slurm cluster and real containers; needs root and what .ci/install installs.
 integration: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m integration tests/integration
 
@@ -31,4 +31,4 @@ perf: $(STAMP)
 	$(BIN)/python -m tests.perf
 
 clean:
-	rm -rf $(VENV) out .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) out out-* .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -20,7 +20,7 @@ def require(*needs: str) -> None:
         missing.append('namespaces need root')
     if not missing:
         return
-    reason = f'{", ".join(missing)}; .ci/install-integration installs what is needed'
+    reason = f'{", ".join(missing)}; .ci/install installs what is needed'
     if os.environ.get('CI') == 'true':
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason)

@@ -20,6 +20,8 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 SITE = CHECKOUT / 'systems' / 'ci-slurm' / 'site.py'
 #: Enough to learn something from in a few epochs of two seconds.
 SCENES = '--train 384 --val 24'
+#: Seconds for anything that a busy machine may delay; each takes a tenth of it on two idle cores.
+PATIENCE = 600.0
 
 
 class Session:
@@ -46,27 +48,27 @@ class Session:
                 *arguments, environment={'MLPERF_DET_CACHE': str(cache), **environment}, folder=folder,
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
 
-    def all_cases(self, timeout: float = 240) -> list[dict[str, Any]]:
+    def all_cases(self, timeout: float = PATIENCE) -> list[dict[str, Any]]:
         """Wait for the session and return its cases and fixtures as ReFrame reports them."""
         self.process.wait(timeout)
         assert self.report.exists(), self.log.read_text()[-3000:]
         return list(json.loads(self.report.read_text())['runs'][-1]['testcases'])
 
-    def end(self, timeout: float = 240) -> list[Case]:
+    def end(self, timeout: float = PATIENCE) -> list[Case]:
         """Wait for the session and return its cases, without fixtures."""
         cases = self.all_cases(timeout)
         broken = [case['fail_reason'] for case in cases if case['fixture'] and case['result'] != 'pass']
         assert not broken, broken
         return [Case.of(case) for case in cases if not case['fixture']]
 
-    def only_case(self, timeout: float = 240) -> Case:
+    def only_case(self, timeout: float = PATIENCE) -> Case:
         """Wait for the session and return its one case."""
         case, = self.end(timeout)
         return case
 
     def stage(self) -> Path:
         """Return the stage folder of the training, once it has one."""
-        found = [script for script in self.folder.glob('sessions/*/stage/ci-slurm/*/builtin/*/rfm_job.sh')
+        found = [script for script in self.folder.glob('stage/ci-slurm/*/builtin/*/rfm_job.sh')
                  if not script.parent.name.startswith('training_')]
         assert len(found) == 1, found
         return found[0].parent
@@ -76,7 +78,7 @@ class Session:
         def running() -> list[str]:
             assert self.process.poll() is None, self.log.read_text()[-3000:]
             return [job for job, _, state in self.cluster.jobs() if state == 'RUNNING']
-        wait_for(lambda: bool(running()), 60, 'the job runs')
+        wait_for(lambda: bool(running()), PATIENCE, 'the job runs')
         job, = running()
         return job
 
@@ -90,7 +92,7 @@ class Session:
             lines = text.rpartition('\n')[0].splitlines()
             finished = [line for line in map(msgspec.json.decode, lines) if line['kind'] == 'epoch']
             return any(line['epoch'] >= epochs for line in finished)
-        wait_for(done, 90, f'{epochs} epochs are done')
+        wait_for(done, PATIENCE, f'{epochs} epochs are done')
 
 
 @dataclass(frozen=True, kw_only=True)

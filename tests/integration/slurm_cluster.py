@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 TEMPLATES = Path(__file__).parent / 'cluster_files'
-#: What a cluster is made of; .ci/install-integration installs the packages.
+#: What a cluster is made of; .ci/install installs the packages.
 NEEDS = ('slurmctld', 'slurmd', 'slurmdbd', 'sbatch', 'srun', 'sacct', 'munged', 'mariadbd', 'mariadb-install-db',
          'ip', 'nsenter', 'unshare', 'setpriv', 'gcc', '/usr/include/slurm/spank.h')
 NODES = ('n1', 'n2')
@@ -147,7 +147,7 @@ class SlurmCluster:
         self.run('ip', 'link', 'add', node, 'type', 'veth', 'peer', 'name', 'eth0', 'netns', file.read_text().strip())
         self.run('ip', 'link', 'set', node, 'master', 'bridge0', 'up')
 
-    def wait_until_idle(self, timeout: float = 40) -> None:
+    def wait_until_idle(self, timeout: float = 120) -> None:
         """Wait until every node is idle and no job is left."""
         wait_for(lambda: set(self.run('sinfo', '-h', '-N', '-p', 'main', '-o', '%N %T', check=False).splitlines())
                  == {f'{node} idle' for node in NODES} and not self.jobs(), timeout, 'all nodes are idle')
@@ -207,6 +207,25 @@ class SlurmCluster:
     def _serve(self, *command: str | Path) -> None:
         with (self.base / 'log' / f'{command[0]}.out').open('w') as log:
             self.popen(*command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+
+
+def traces() -> dict[str, set[str]]:
+    """Return what a cluster could leave behind on this machine: what is there before and after it must be the same."""
+    loops = Path('/sys/block').glob('loop*/loop/backing_file')
+    return {
+        'mounts': {line.split()[1] for line in Path('/proc/mounts').read_text().splitlines()},
+        'network links': {path.name for path in Path('/sys/class/net').iterdir()},
+        'loop devices': {f'{path.parts[3]}: {path.read_text().strip()}' for path in loops},
+        'files': {str(path) for place in ('/run', '/var/run', '/var/spool', '/etc')
+                  for path in Path(place).glob('*')},
+        'control groups': {str(path) for path in Path('/sys/fs/cgroup').glob('**/*slurm*')},
+        'host name': {os.uname().nodename}}
+
+
+def left_behind(before: Mapping[str, set[str]]) -> dict[str, list[str]]:
+    """Return what is there now and was not before, or the other way round."""
+    now = traces()
+    return {kind: sorted(before[kind] ^ now[kind]) for kind in before if before[kind] != now[kind]}
 
 
 def wait_for(condition: Callable[[], bool], seconds: float, what: str) -> None:

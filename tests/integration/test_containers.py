@@ -64,7 +64,7 @@ def dockerfile_image(base_root: Path, tmp_path_factory: pytest.TempPathFactory) 
 def run(*command: str | Path, **environment: str) -> str:
     """Run a command in the checkout and return its standard output; its last words are in the error."""
     done = subprocess.run([str(word) for word in command], cwd=CHECKOUT, env={**os.environ, **environment},
-                          capture_output=True, text=True, check=False, timeout=240)
+                          capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, f'{command[0]}: {done.stdout[-1500:]}{done.stderr[-1500:]}'
     return done.stdout
 
