@@ -18,7 +18,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import msgspec
@@ -104,6 +104,11 @@ def read_record(folder: Path) -> RunRecord:
         content = path.read_bytes()
     except OSError as error:
         raise UserError(f'{path}: cannot be read ({error.strerror}); is this a run folder?') from error
+    return parse_record(content, path)
+
+
+def parse_record(content: bytes, path: PurePath) -> RunRecord:
+    """Return the record in the content of a ``run.json``, wherever that lies; raises as `read_record` does."""
     try:
         version = msgspec.json.decode(content, type=dict).get('schema_version')
         if version != SCHEMA_VERSION:

@@ -11,18 +11,20 @@ import yaml
 
 from mlperf_det.errors import UserError
 
-#: a larger file is not what its name says; it is refused before it fills the memory
-_LARGEST_BYTES = 16 << 20
+#: a larger file is not what its name says; it is refused before it takes minutes and gigabytes
+_LARGEST_BYTES = 2 << 20
 
 
 class _StrictLoader(yaml.SafeLoader):
     """YAML in which a key that occurs twice is an error: the second value would silently win."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f'{key!r} occurs twice', node.start_mark)
+        seen: set[Any] = set()
+        for name, _ in node.value:
+            key = self.construct_object(name, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f'{key!r} occurs twice', name.start_mark)
+            seen.add(key)
         return super().construct_mapping(node, deep)
 
 

@@ -2,9 +2,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
-import sys
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
 from torchvision.models import resnet34
 
 from mlperf_det.benchmarks.ssd import SsdTask, build_task, mlperf_tensor_names
@@ -26,6 +22,7 @@ from mlperf_det.data.verify import verify_coco
 from mlperf_det.errors import UserError
 from mlperf_det.models.ssd import Ssd
 from mlperf_det.models.ssd_architecture import SSD300_RESNET34
+from mlperf_det.recipes.load import override
 from mlperf_det.recipes.recipe import Recipe, Runtime
 from mlperf_det.recipes.ssd import SsdRecipe, builtin_recipes, smoke_recipe
 
@@ -185,6 +182,16 @@ def test_hyperparameters_are_logged_as_in_the_published_run() -> None:
         117266, 1, 771, 0, pytest.approx(0.04498725), [44, 55], 5000, 0.00013, 114, 456, 114, 1]
 
 
+@pytest.mark.parametrize(('name', 'batch', 'rate', 'warmup', 'span'), [
+    ('nvidia-8x8x24', 1536, 0.192, 1145, 48), ('nvidia-128x8x3', 3072, 0.384, 1336, 24),
+    ('dell-8x4x48', 1536, 0.168, 1145, 48)])
+def test_large_published_runs(name: str, batch: int, rate: float, warmup: int, span: int) -> None:
+    events = dict(full_size_task(builtin_recipes()[name]).mllog_hyperparameters())
+    assert (events['global_batch_size'], events['opt_learning_rate_warmup_steps']) == (batch, warmup)
+    assert events['opt_base_learning_rate'] == pytest.approx(rate)
+    assert events['model_bn_span'] == span
+
+
 def test_initialised_tensors_are_those_of_the_rules() -> None:
     rules = Path(mlperf_logging.__file__).parent / 'compliance_checker' / 'training_1.1.0' / 'closed_ssd.yaml'
     expected = [line.strip(' ",') for line in rules.read_text().splitlines() if '"ssd0_' in line]
@@ -241,6 +248,27 @@ def test_ssd300_refuses_another_number_of_classes(little: Path) -> None:
         build_task(smoke(architecture='ssd300_resnet34'), little, None)
 
 
+def test_what_changed_since_it_was_verified_is_found_out_when_it_is_read(tmp_path: Path) -> None:
+    root = write_dataset(tmp_path, [3, 17, 44])
+    manifest = root / 'dataset.json'
+    manifest.write_text(manifest.read_text().replace('"annotated_images": 8', '"annotated_images": 9'))
+    task = build_task(smoke(), root, None)
+    assert task.train_samples == 9
+    with pytest.raises(UserError, match=r'dataset\.json: promises 9 images, 8 were read; run `mlperf-det data verify'):
+        task.train_batches(epoch=0, skip=0, rank=0, world_size=1, seed=5)
+    scored = root / 'annotations' / 'instances_val2017.json'
+    scored.write_text(scored.read_text().replace('1200.0', '1300.0'))
+    with pytest.raises(UserError, match=r'instances_val2017\.json: changed since the dataset was verified'):
+        task.evaluation_batches(rank=0, world_size=1)
+
+
+def test_ranks_that_normalise_together_must_divide_all() -> None:
+    recipe = builtin_recipes()['fujitsu-1x4x114']
+    assert override(recipe, ['batch_norm_group=2']).batch_norm_group == 2
+    with pytest.raises(UserError, match='batch_norm_group: 3 does not divide the 4 ranks'):
+        override(recipe, ['batch_norm_group=3'])
+
+
 def test_splits_of_different_categories_are_refused(tmp_path: Path) -> None:
     root = write_dataset(tmp_path, [1, 2, 3], val_categories=[1, 3, 2])
     with pytest.raises(UserError, match=r'instances_train2017\.json: its categories differ'):
@@ -251,38 +279,6 @@ def test_a_recipe_of_another_benchmark_is_refused(little: Path) -> None:
     recipe: Recipe = SimpleNamespace(name='other')  # type: ignore[assignment]
     with pytest.raises(UserError, match='needs an SsdRecipe'):
         build_task(recipe, little, None)
-
-
-#: What each of two processes runs: batch norms that differ by rank are averaged, and the state is saved.
-AVERAGING = """
-import sys
-import torch
-import torch.distributed as dist
-from torch import nn
-from mlperf_det.benchmarks.ssd import average_batch_norm_statistics
-
-rank, folder = int(sys.argv[1]), sys.argv[2]
-dist.init_process_group('gloo', init_method=f'file://{folder}/rendezvous', rank=rank, world_size=2)
-model = nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 5, 1), nn.BatchNorm2d(5))
-for module in (model[0], model[2]):
-    module.running_mean.fill_(float(rank))
-    module.running_var.copy_(torch.arange(module.num_features) + 10.0 * rank)
-    module.weight.data.fill_(rank)
-average_batch_norm_statistics(model)
-torch.save(model.state_dict(), f'{folder}/{rank}.pt')
-dist.destroy_process_group()
-"""
-
-
-@pytest.mark.slow
-def test_statistics_are_averaged_over_ranks(tmp_path: Path) -> None:
-    ranks = [subprocess.Popen([sys.executable, '-c', AVERAGING, str(rank), str(tmp_path)]) for rank in (0, 1)]
-    assert [process.wait(timeout=120) for process in ranks] == [0, 0]
-    states: list[Mapping[str, Tensor]] = [torch.load(tmp_path / f'{rank}.pt', weights_only=True) for rank in (0, 1)]
-    for rank, state in enumerate(states):
-        assert state['0.running_mean'].tolist() == [0.5] * 3
-        assert state['2.running_var'].tolist() == [5.0, 6.0, 7.0, 8.0, 9.0]
-        assert state['2.weight'].tolist() == [float(rank)] * 5, 'parameters stay'
 
 
 def test_averaging_on_one_process_changes_nothing(task: SsdTask) -> None:

@@ -31,6 +31,7 @@ def test_a_good_smoke_run_passes_with_all_metrics(bench) -> None:
     ({'stop': 'aborted'}, r'run_stop has no status success'),
     ({'ap': (0.1, 0.05)}, r'the log claims success, but the last evaluation is bbox AP 0\.0500'),
     ({'ap': ()}, r'there is no evaluation before run_stop'),
+    ({'ap': (1.5, 28.0)}, r'bbox AP 28\.0000 at the end is no fraction'),
     ({'ap': (0.1, math.nan)}, r'the log claims success, but'),
     ({'images': 48}, r'the evaluation after epoch 1 scored 48 images, the validation split has 96'),
     ({'images': None}, r'scored None images'),
@@ -39,7 +40,7 @@ def test_a_good_smoke_run_passes_with_all_metrics(bench) -> None:
     ({'dataset': {'fingerprint': 'sha256:2'}}, r'another dataset was read: its fingerprint is sha256:2'),
     ({'losses': (9.0, None, 2.0)}, r'a loss was not finite'),
     ({'losses': ()}, r'has no loss: nothing shows that the model was trained'),
-    ({'outcome': 'running'}, r'the training process was killed without notice'),
+    ({'outcome': 'running'}, r'the training process ended without a word \(killed\? out of memory\?\)'),
     ({'outcome': 'aborted', 'stop': 'aborted', 'reason': '60 epochs'}, r'training ended below the quality target: 60'),
     ({'outcome': 'interrupted', 'stop': None}, r'training was interrupted before its end'),
     ({'outcome': 'failed', 'stop': None, 'reason': 'rank 1 on node2 failed: boom'}, r'rank 1 on node2 failed: boom'),
@@ -101,6 +102,24 @@ def test_the_programs_own_reason_comes_with_the_exit_code(bench) -> None:
     check = bench.finished(bench.smoke(), outcome='diverged', reason='the loss was nan at step 12', stop='aborted')
     bench.end_job(check, written=1, exitcode=1)  # torchrun knows no other status
     with pytest.raises(SanityError, match=r'\(exit code 1\): training diverged: the loss was nan at step 12'):
+        bench.judge(check)
+
+
+def test_a_cause_that_program_and_exit_code_share_is_said_once(bench) -> None:
+    check = bench.finished(bench.smoke(), outcome='aborted', stop='aborted', reason='bbox 0.28 not met in 32 epochs')
+    bench.end_job(check, written=3, exitcode=3)
+    with pytest.raises(SanityError, match=r'^training ended below the quality target \(exit code 3\): bbox 0\.28 not'):
+        bench.judge(check)
+
+
+def test_a_dataset_that_declares_itself_spoilt_is_red_whatever_the_run_did(bench) -> None:
+    manifest = bench.dataset / 'dataset.json'
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), 'negative_control': 'labels are shuffled'}))
+    check = bench.finished(bench.smoke())
+    with pytest.raises(SanityError, match='declares itself a negative control: labels are shuffled; no result on it'):
+        bench.judge(check)
+    bench.end_job(check, written=3, exitcode=3)
+    with pytest.raises(SanityError, match=r'\(exit code 3\).*declares itself a negative control: labels are shuffled'):
         bench.judge(check)
 
 
@@ -186,7 +205,8 @@ def test_a_loss_that_does_not_fall_is_red(bench) -> None:
     wanted = {'reference_not_needed': 'calibration', 'ssd.recipe_overrides': 'experiments=1'}
     check = bench.finished(bench.gpu_case('speed', **wanted))
     metrics = Path(check.stagedir) / 'run_0' / 'metrics.jsonl'
-    metrics.write_text(''.join(json.dumps({'kind': 'step', 'step': n, 'loss': 5.0}) + '\n' for n in range(20)))
+    metrics.write_text(''.join(json.dumps({'kind': 'step', 'time': 1.0, 'step': n, 'loss': 5.0}) + '\n'
+                               for n in range(20)))
     with pytest.raises(SanityError, match='the loss does not fall: 5 in the first tenth'):
         bench.judge(check)
 

@@ -10,9 +10,12 @@ import pytest
 from PIL import Image
 
 from mlperf_det.cli import main
+from mlperf_det.data.annotation_cache import read_cached
 from mlperf_det.data.annotations import read_annotations
 from mlperf_det.data.cards import Card, Member, load_card
-from mlperf_det.data.layout import digest, open_dataset
+from mlperf_det.data.layout import check_unchanged, digest, open_dataset
+from mlperf_det.data.loader import ImageSource
+from mlperf_det.data.maskrcnn_input import training_targets
 from mlperf_det.data.prepare_coco import prepare_coco
 from mlperf_det.data.verify import verify_coco
 from mlperf_det.errors import UserError
@@ -226,11 +229,15 @@ def test_opening_notices_changes(tiny_card, tiny_root):
     source = tiny_root / TRAIN_JSON
     good = source.read_bytes()
     advice = f'run `mlperf-det data verify tiny --root {tiny_root}` first'
-    for bad in (good + b' ', good.replace(b'1.5', b'1.6')):
-        source.write_bytes(bad)
-        with pytest.raises(UserError, match='changed since the dataset was verified') as caught:
-            open_dataset('tiny', tiny_root)
-        assert advice in str(caught.value)
+    source.write_bytes(good + b' ')
+    with pytest.raises(UserError, match='changed since the dataset was verified') as caught:
+        open_dataset('tiny', tiny_root)
+    assert advice in str(caught.value)
+    source.write_bytes(good.replace(b'1.5', b'1.6'))
+    split = open_dataset('tiny', tiny_root).split('train')
+    for read in (check_unchanged, read_cached):
+        with pytest.raises(UserError, match='changed since the dataset was verified'):
+            read(split.annotations, split.annotations_sha256)
     source.unlink()
     with pytest.raises(UserError, match='absent or changed'):
         open_dataset('tiny', tiny_root)
@@ -244,6 +251,25 @@ def test_opening_notices_changes(tiny_card, tiny_root):
     (tiny_root / 'val2017').rename(tiny_root / 'gone')
     with pytest.raises(UserError, match='image folder is absent'):
         open_dataset('tiny', tiny_root)
+
+
+@pytest.mark.parametrize('bbox', [[1, 1, 1, 9], [1, 1, 9, 1], [1, 1, 1.5, 1.5], [1, 1, 0, 9]])
+def test_the_manifest_counts_the_images_that_each_benchmark_trains_on(tiny_card, tiny_root, bbox):
+    def shrink(document):
+        first = document['annotations'][0]['image_id']
+        for annotation in document['annotations']:
+            if annotation['image_id'] == first:
+                annotation['bbox'] = bbox
+
+    edit(tiny_root / TRAIN_JSON, shrink)
+    loose = replace(tiny_card, splits={name: replace(split, annotated_image_count=None, annotation_count=None)
+                                       for name, split in tiny_card.splits.items()})
+    assert not verify_coco(loose, tiny_root).problems
+    split = open_dataset('tiny', tiny_root).split('train')
+    truth = read_annotations(split.source)
+    assert split.annotated_images == len(ImageSource(truth, split.image_root, drop_empty=True))
+    assert split.substantial_images == len(training_targets(truth))
+    assert (split.category_ids, split.category_names) == (tuple(truth.category_ids), truth.category_names)
 
 
 def test_opening_another_dataset_or_a_broken_manifest(tiny_card, tiny_root):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from mlperf_det.run_folder import Outcome, read_record
 from mlperf_det.training import loop
 from mlperf_det.training.attempt import RunOptions
 from mlperf_det.training.checkpoint import CheckpointStore, Position, read_checkpoint
+from mlperf_det.training.evaluating import Evaluator
 from mlperf_det.training.exit_codes import ExitCode
 from mlperf_det.training.run import run_training
 
@@ -115,6 +118,27 @@ def test_parameters_that_are_not_finite_are_found_before_they_are_saved(folder: 
     assert not (folder / 'checkpoints').exists()
 
 
+@pytest.mark.parametrize(('recipe', 'steps'), [({'epochs': 9}, 8), ({'max_steps': 30}, 8), ({'max_steps': 5}, 5)])
+def test_a_run_that_moves_no_parameter_ends_and_says_so(
+        folder: Path, toy_data: Path, recipe: dict[str, Any], steps: int) -> None:
+    assert train(folder, toy_data, learning_rate=0.0, **recipe) is ExitCode.TARGET_MISSED
+    record = read_record(folder)
+    assert record.outcome is Outcome.ABORTED
+    assert record.reason == f'no parameter changed in {steps} steps: the learning rate is 0, or everything is frozen'
+
+
+def test_a_target_missed_without_a_detection_says_so(folder: Path, toy_data: Path) -> None:
+    class Blind(ToyTask):
+        def detection_rows(self, detections: Any, batch: Any) -> Any:
+            nothing = dataclasses.replace(detections, valid=torch.zeros_like(detections.valid))
+            return super().detection_rows(nothing, batch)
+
+    assert run_training(lambda checked: Blind(checked, toy_data), dataclasses.replace(ToyRecipe(), epochs=2),
+                        RunOptions(output=folder, device='cpu')) is ExitCode.TARGET_MISSED
+    assert read_record(folder).reason == (
+        'target bbox 0.9900 not met in 2 epochs; the last evaluation had not a single detection')
+
+
 def test_an_error_leaves_its_traceback_and_a_true_record(
         folder: Path, toy_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train(folder, toy_data, fault='raise', fault_step=3) is ExitCode.FAILED
@@ -178,6 +202,31 @@ def test_a_score_that_does_not_come_in_time_is_computed_again_on_resume(
     assert [line['epoch'] for line in read_lines(folder, 'evaluation')] == [1]
 
 
+def test_a_stop_ends_the_wait_for_a_score(folder: Path, toy_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The score never comes, and the stop does while nothing but the score is waited for.
+    looks: list[float] = []
+
+    def wait(evaluator: Evaluator, timeout: float) -> None:
+        looks.append(timeout)
+        if len(looks) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(loop, 'STOP_GRACE', 2.5)
+    monkeypatch.setattr(Evaluator, 'wait', wait)
+    assert train(folder, toy_data, epochs=1, quality_target={'bbox': 2.0}) is ExitCode.INTERRUPTED
+    assert looks == [1.0, 1.0, 1.0, 1.0, 1.0, 0.5]
+    assert read_record(folder).reason == (
+        'SIGTERM received at step 8; score of epoch 1 still pending; continue with --resume')
+    assert read_checkpoint(CheckpointStore(folder).paths()[0]).position.evaluation_due
+
+
+def test_a_score_that_never_comes_is_an_error(
+        folder: Path, toy_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Evaluator, 'wait', lambda evaluator, timeout: None)
+    assert train(folder, toy_data, epochs=1, options={'rank_timeout': 10.0}) is ExitCode.FAILED
+    assert read_record(folder).reason == 'RuntimeError: the evaluation after epoch 1 was not scored within 9 s'
+
+
 def test_a_run_that_has_ended_or_is_another_is_not_resumed(folder: Path, toy_data: Path) -> None:
     recipe = {'fault': 'raise', 'fault_step': 12, 'quality_target': {'bbox': 2.0}}
     assert train(folder, toy_data, **recipe) is ExitCode.FAILED
@@ -224,7 +273,6 @@ def test_a_target_that_is_not_scored_is_refused(folder: Path, toy_data: Path) ->
 def test_all_targets_must_be_met_in_one_evaluation(folder: Path, toy_data: Path) -> None:
     from mlperf_det.evaluation.scorer import ScoredEvaluation
     from mlperf_det.training.control import Control
-    from mlperf_det.training.evaluating import Evaluator
 
     class Both(ToyTask):
         iou_types = ('bbox', 'segm')

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -33,15 +34,19 @@ def undisturbed(toy_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 def signal_at_step(programs: ToyPrograms, folder: Path, step: int, number: signal.Signals, **recipe: object) -> int:
     process, = programs.start(folder, **{**RECIPE, **recipe})
+    wait_for_step(process, folder, step)
+    process.send_signal(number)
+    _, error = process.communicate(timeout=60)
+    assert 'Traceback' not in error
+    return process.returncode
+
+
+def wait_for_step(process: subprocess.Popen[str], folder: Path, step: int) -> None:
     deadline = time.monotonic() + 60
     while not (steps := read_lines_safely(folder)) or steps[-1] < step:
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    process.send_signal(number)
-    _, error = process.communicate(timeout=60)
-    assert 'Traceback' not in error
-    return process.returncode
 
 
 def read_lines_safely(folder: Path) -> list[int]:
@@ -99,6 +104,44 @@ def test_a_stopped_run_resumes_to_equal_losses(
     assert [event['key'] for event in events].count('init_stop') == 1
     assert [event['metadata']['epoch_num'] for event in events if event['key'] == 'epoch_start'] == [1, 2, 3, 4]
     assert [event['metadata']['epoch_num'] for event in events if event['key'] == 'eval_accuracy'] == [1, 2, 3, 4]
+
+
+@pytest.mark.slow
+def test_two_ranks_resume_to_the_losses_of_two_that_were_left_alone(programs: ToyPrograms, tmp_path: Path) -> None:
+    recipe = {'quality_target': {'bbox': 2.0}, 'local_batch_size': 4, 'epochs': 2,
+              'runtime': {'precision': 'fp32', 'log_interval': 1, 'poll_interval': 1}}
+    statuses, errors = programs.run(tmp_path / 'undisturbed', ranks=2, **recipe)
+    assert statuses == [3, 3], errors
+    # One rank alone hears the signal, in the middle of the second epoch.
+    stopped = {**recipe, 'fault': 'terminate', 'fault_rank': 1, 'fault_step': 10}
+    statuses, errors = programs.run(tmp_path / 'run', ranks=2, **stopped)
+    assert statuses == [75, 75], errors
+    assert 'SIGTERM received at step 11' in read_record(tmp_path / 'run').reason
+    # The toy's fault is a field of its recipe, which a resumed run must not change; its step lies behind.
+    statuses, errors = programs.run(tmp_path / 'run', '--resume', ranks=2, **stopped)
+    assert statuses == [3, 3], errors
+    assert losses(tmp_path / 'run') == losses(tmp_path / 'undisturbed')
+    assert sorted(losses(tmp_path / 'run')) == list(range(1, 17))
+    assert scores(tmp_path / 'run') == scores(tmp_path / 'undisturbed')
+    ours, theirs = (read_checkpoint(CheckpointStore(tmp_path / name).paths()[0]) for name in ('run', 'undisturbed'))
+    for mine, other in zip(ours.rank_states, theirs.rank_states, strict=True):
+        assert torch.equal(mine['buffers']['norm.running_mean'], other['buffers']['norm.running_mean'])
+    assert not torch.equal(*(state['buffers']['norm.running_mean'] for state in ours.rank_states)), 'each has its own'
+
+
+@pytest.mark.slow
+def test_a_run_ended_from_the_keyboard_says_so_and_resumes(
+        programs: ToyPrograms, tmp_path: Path, undisturbed: Path) -> None:
+    process, = programs.start(tmp_path / 'run', **RECIPE)
+    wait_for_step(process, tmp_path / 'run', 11)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    record = read_record(tmp_path / 'run')
+    assert (record.outcome, record.reason) == (
+        Outcome.FAILED, 'interrupted from the keyboard; continue with --resume')
+    statuses, errors = programs.run(tmp_path / 'run', '--resume', **RECIPE)
+    assert statuses == [3], errors
+    assert_same_run(tmp_path / 'run', undisturbed)
 
 
 @pytest.mark.slow

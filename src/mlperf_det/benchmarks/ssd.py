@@ -5,19 +5,19 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import nn
 
 from mlperf_det.benchmarks.dataset_task import DatasetTask, verified_backbone
-from mlperf_det.data.annotations import read_annotations
+from mlperf_det.data.annotation_cache import read_cached
 from mlperf_det.data.backbone import VerifiedBackbone
 from mlperf_det.data.batch import Batch
-from mlperf_det.data.layout import Dataset, open_dataset
+from mlperf_det.data.layout import Dataset, check_unchanged, open_dataset
 from mlperf_det.data.loader import ImageSource, evaluation_batches, steps_per_epoch, train_batches
 from mlperf_det.data.transforms import SquashTransform, SsdTrainTransform
 from mlperf_det.errors import UserError
@@ -26,6 +26,7 @@ from mlperf_det.models.ssd import Ssd
 from mlperf_det.models.ssd_architecture import SSD300_RESNET34, SSD_SMOKE, SsdArchitecture
 from mlperf_det.recipes.recipe import Recipe
 from mlperf_det.recipes.ssd import SsdRecipe
+from mlperf_det.training.batch_norm import average_statistics, group_batch_norms
 
 _ARCHITECTURES: Mapping[str, SsdArchitecture] = MappingProxyType({
     'ssd300_resnet34': SSD300_RESNET34,
@@ -54,31 +55,35 @@ class SsdTask(DatasetTask):
     static_graph = True
 
     def __init__(self, recipe: SsdRecipe, dataset: Dataset, backbone: VerifiedBackbone | None) -> None:
+        super().__init__(dataset, backbone)
         self.recipe: SsdRecipe = recipe
-        self._dataset = dataset
-        self._backbone = backbone
-        train, evaluation = dataset.split('train'), dataset.split('val')
-        self._train_source = ImageSource(
-            read_annotations(train.annotations), train.image_root, drop_empty=True)
-        self._evaluation_source = ImageSource(
-            read_annotations(evaluation.annotations), evaluation.image_root, drop_empty=False)
-        self.train_samples = len(self._train_source)
-        self.eval_samples = len(self._evaluation_source)
-        categories = self._evaluation_source.annotations.category_ids
-        self._category_ids = tuple(int(category) for category in categories)
-        if tuple(self._train_source.annotations.category_ids) != tuple(categories):
-            raise UserError(f'{train.annotations}: its categories differ from those of {evaluation.annotations}; '
-                            'prepare both splits from one source')
-        self.architecture = _architecture(recipe.architecture, len(categories), evaluation.annotations)
+        self.train_samples = dataset.split('train').annotated_images
+        self.eval_samples = dataset.split('val').images
+        self.architecture = _architecture(recipe.architecture, len(self.category_ids), self.annotations)
         size = self.architecture.image_size
         self._train_transform = SsdTrainTransform(size, recipe.crop_attempts)
         self._evaluation_transform = SquashTransform(size, antialias=True)
+
+    @cached_property
+    def _train_source(self) -> ImageSource:
+        split = self._dataset.split('train')
+        annotations = read_cached(split.annotations, split.annotations_sha256)
+        return self.counted(ImageSource(annotations, split.image_root, drop_empty=True), self.train_samples)
+
+    @cached_property
+    def _evaluation_source(self) -> ImageSource:
+        split = self._dataset.split('val')
+        # Scores are computed from the file itself, whatever the columns beside it hold.
+        path = check_unchanged(split.annotations, split.annotations_sha256)
+        annotations = read_cached(path, split.annotations_sha256)
+        return self.counted(ImageSource(annotations, split.image_root, drop_empty=False), self.eval_samples)
 
     def build_model(self) -> Ssd:
         """Return the network with its backbone weights loaded, or drawn at random if the recipe says so."""
         model = Ssd(self.architecture)
         if self._backbone is not None:
             load_resnet_backbone(model.backbone, self._backbone.path, sha256=self._backbone.sha256)
+        group_batch_norms(model, self.recipe.batch_norm_group)
         return model
 
     def build_optimizer(self, model: nn.Module, implementation: Mapping[str, bool]) -> torch.optim.Optimizer:
@@ -126,7 +131,7 @@ class SsdTask(DatasetTask):
 
     def before_evaluation(self, model: nn.Module) -> None:
         """Average the batch norms' running statistics over the ranks; the training goes on with the averages."""
-        average_batch_norm_statistics(model)
+        average_statistics(model)
 
     def mllog_hyperparameters(self) -> list[tuple[str, Any]]:
         """Return the hyperparameter events in the order of the published v1.1 logs."""
@@ -141,7 +146,7 @@ class SsdTask(DatasetTask):
             ('opt_learning_rate_decay_boundary_epochs', list(recipe.decay_epochs)),
             ('eval_samples', self.eval_samples),
             ('opt_weight_decay', recipe.weight_decay),
-            ('model_bn_span', recipe.local_batch_size),
+            ('model_bn_span', recipe.local_batch_size * recipe.batch_norm_group),
             ('global_batch_size', recipe.global_batch_size),
             ('d_batch_size', recipe.local_batch_size),
             ('gradient_accumulation_steps', 1),
@@ -153,19 +158,6 @@ class SsdTask(DatasetTask):
         if self.recipe.architecture == 'ssd300_resnet34':
             return mlperf_tensor_names(model)
         return [name for name, _ in model.named_parameters()]
-
-def average_batch_norm_statistics(model: nn.Module) -> None:
-    """Replace running means and variances by their averages over all ranks; no effect without `torch.distributed`."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return
-    statistics = [
-        buffer for module in model.modules() if isinstance(module, nn.BatchNorm2d)
-        for buffer in (module.running_mean, module.running_var) if buffer is not None]
-    flat = torch.cat(statistics)
-    dist.all_reduce(flat)
-    flat /= dist.get_world_size()
-    for buffer, average in zip(statistics, torch.split(flat, [buffer.numel() for buffer in statistics]), strict=True):
-        buffer.copy_(average)
 
 
 def mlperf_tensor_names(model: Ssd) -> list[str]:

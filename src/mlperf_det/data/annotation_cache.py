@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlperf_det.data.annotations import Annotations, read_annotations
-from mlperf_det.data.layout import file_hash
+from mlperf_det.data.layout import check_unchanged, file_hash
 from mlperf_det.errors import UserError
 
 SUFFIX = '.columns.safetensors'
@@ -79,11 +79,13 @@ def read_cached(path: Path, sha256: str | None = None) -> Annotations:
 
     Args:
         path: the JSON file.
-        sha256: of the file, where it is known to be right; otherwise it is computed.
+        sha256: what the file must have; None: whatever it has now. Columns state the file that they were made from,
+            so the file itself is compared only where they are made.
 
     Raises:
-        UserError: as `read_annotations`.
+        UserError: as `read_annotations`, and where the file has another SHA-256.
     """
+    expected = sha256
     try:
         sha256 = sha256 or file_hash(path, 'sha256')
     except OSError as error:
@@ -96,7 +98,7 @@ def read_cached(path: Path, sha256: str | None = None) -> Annotations:
         found = _open_if_fresh(columns, path, sha256)
         if found is not None:
             return found
-        annotations = read_annotations(path)
+        annotations = read_annotations(path if expected is None else check_unchanged(path, expected))
         try:
             write_columns(annotations, sha256)
         except OSError:

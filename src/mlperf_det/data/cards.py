@@ -87,6 +87,8 @@ class Card:
     home: str = ''
     files: tuple[RemoteFile, ...] = ()
     members: Mapping[str, Member] = field(default_factory=dict)
+    #: what was spoilt on purpose, so that training must fail; empty for a dataset to learn from
+    negative_control: str = ''
 
     def split(self, name: str) -> SplitCard:
         """Return a split.
@@ -248,7 +250,7 @@ def write_card(root: Path, card: Card) -> Path:
         problems.append(f'name: {card.name!r} is the name of a shipped card')
     if problems:
         raise UserError(f'{root / ROOT_CARD}: ' + '; '.join(problems))
-    optional = {'home', 'files', 'members'}
+    optional = {'home', 'files', 'members', 'negative_control'}
     content = {name: value for name, value in msgspec.to_builtins(card).items() if value or name not in optional}
     write_atomically(root / ROOT_CARD, yaml.safe_dump(content, sort_keys=False, allow_unicode=True).encode())
     return root / ROOT_CARD

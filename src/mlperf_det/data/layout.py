@@ -23,7 +23,7 @@ from mlperf_det.errors import UserError
 from mlperf_det.run_folder import write_atomically
 
 MANIFEST = 'dataset.json'
-MANIFEST_VERSION = 1
+MANIFEST_VERSION = 2
 PREPARED_PREFIX = 'bbox_only_'
 
 
@@ -44,7 +44,12 @@ class SplitManifest:
     image_root: str
     images: int
     annotated_images: int
+    #: images with a box of more than a pixel in width and height, crowds counted: what Mask R-CNN trains on
+    substantial_images: int
     annotations: int
+    #: original ids and names of the categories, in the order of the annotation file
+    category_ids: tuple[int, ...]
+    category_names: tuple[str, ...]
     #: the publisher's annotation file
     source: FileDigest
     #: the trimmed annotation file, if there was one
@@ -61,21 +66,26 @@ class Manifest:
     #: whether every image was decoded, or only its header read (``verify --quick``)
     images_decoded: bool
     splits: Mapping[str, SplitManifest]
+    #: what was spoilt on purpose, as the card declares it; empty for a dataset that a model can learn from
+    negative_control: str = ''
 
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """The files that one split is read from.
+    """The files that one split is read from, and what its manifest says of them.
 
     Attributes:
         name: 'train' or 'val'.
         image_root: folder that the file names of the annotations are relative to.
         annotations: COCO annotation file for boxes (trimmed where ``data prepare`` was run).
-        annotations_sha256: of that file, as `open_dataset` has checked it.
+        annotations_sha256: of that file when it was verified.
         source: the publisher's annotation file, with masks and true areas.
+        source_sha256: of that file when it was verified.
         images: image records.
         annotated_images: images that at least one annotation names.
+        substantial_images: images with a box of more than a pixel in width and height.
         annotation_count: annotation records.
+        category_ids, category_names: of the annotation file, in its order.
     """
 
     name: str
@@ -83,19 +93,25 @@ class Split:
     annotations: Path
     annotations_sha256: str
     source: Path
+    source_sha256: str
     images: int
     annotated_images: int
+    substantial_images: int
     annotation_count: int
+    category_ids: tuple[int, ...]
+    category_names: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """A dataset whose manifest was checked against its annotation files."""
+    """A verified dataset, as its manifest describes it; its files are read when they are needed."""
 
     card: str
     root: Path
     fingerprint: str
     splits: Mapping[str, Split]
+    #: see `Manifest`
+    negative_control: str = ''
 
     def split(self, name: str) -> Split:
         """Return a split.
@@ -110,8 +126,9 @@ class Dataset:
 
     def record(self) -> dict[str, Any]:
         """Return what ``run.json`` keeps of the dataset."""
+        declared = {'negative_control': self.negative_control} if self.negative_control else {}
         return {
-            'card': self.card, 'root': str(self.root), 'fingerprint': self.fingerprint,
+            'card': self.card, 'root': str(self.root), 'fingerprint': self.fingerprint, **declared,
             'splits': {split.name: {'images': split.images, 'annotated_images': split.annotated_images,
                                     'annotations': split.annotation_count, 'file': split.annotations.name}
                        for split in self.splits.values()}}
@@ -120,14 +137,16 @@ class Dataset:
 def open_dataset(card: str, root: Path) -> Dataset:
     """Open a verified dataset for training or evaluation.
 
-    Checks size and SHA-256 of the annotation files against the manifest; images were checked by ``data verify``.
+    Reads the manifest alone, because MLPerf's clock starts when data is touched. That the annotation files have the
+    size that was verified is checked here, their SHA-256 by `check_unchanged` when they are read.
 
     Args:
         card: name of the dataset card, e.g. 'coco2017'.
         root: folder of the dataset.
 
     Raises:
-        UserError: the dataset was never verified, is another one, or its annotations changed since.
+        UserError: the dataset was never verified, is another one, or its annotation files are absent or of another
+            size.
     """
     root = root.absolute()
     manifest = read_manifest(card, root)
@@ -135,7 +154,23 @@ def open_dataset(card: str, root: Path) -> Dataset:
         raise UserError(f'{root / MANIFEST}: is a manifest of {manifest.card!r}, not of {card!r}; '
                         'name the right folder, or ' + _verify_first(card, root))
     splits = {name: _open_split(name, found, card, root) for name, found in manifest.splits.items()}
-    return Dataset(card=card, root=root, fingerprint=manifest.fingerprint, splits=splits)
+    return Dataset(card=card, root=root, fingerprint=manifest.fingerprint, splits=splits,
+                   negative_control=manifest.negative_control)
+
+
+def check_unchanged(path: Path, sha256: str) -> Path:
+    """Return an annotation file's path after comparing its content with what was verified.
+
+    Raises:
+        UserError: it cannot be read, or its SHA-256 is another.
+    """
+    try:
+        unchanged = file_hash(path, 'sha256') == sha256
+    except OSError as error:
+        raise UserError(f'{path}: cannot be read ({error.strerror})') from error
+    if not unchanged:
+        raise UserError(f'{path}: changed since the dataset was verified; run `mlperf-det data verify` on it again')
+    return path
 
 
 def read_manifest(card: str, root: Path) -> Manifest:
@@ -218,14 +253,15 @@ def _open_split(name: str, found: SplitManifest, card: str, root: Path) -> Split
                             + _verify_first(card, root))
         chosen = found.prepared
     path = root / chosen.path
-    # The size first: it costs nothing and catches most changes.
-    if not path.is_file() or path.stat().st_size != chosen.bytes or digest(path, root) != chosen:
+    if not path.is_file() or path.stat().st_size != chosen.bytes:
         raise UserError(f'{path}: absent or changed since the dataset was verified; ' + _verify_first(card, root))
     image_root = root / found.image_root
     if not image_root.is_dir():
         raise UserError(f'{image_root}: the image folder is absent; ' + _verify_first(card, root))
     return Split(name=name, image_root=image_root, annotations=path, annotations_sha256=chosen.sha256, source=source,
-                 images=found.images, annotated_images=found.annotated_images, annotation_count=found.annotations)
+                 source_sha256=found.source.sha256, images=found.images, annotated_images=found.annotated_images,
+                 substantial_images=found.substantial_images, annotation_count=found.annotations,
+                 category_ids=found.category_ids, category_names=found.category_names)
 
 
 def _verify_first(card: str, root: Path) -> str:

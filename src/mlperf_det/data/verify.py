@@ -124,7 +124,8 @@ def verify_coco(card: Card, root: Path, *, quick: bool = False, workers: int = 1
             return result
         mark = fingerprint((split.source for split in result.splits.values()),
                            (image for report in reports for image in report.images))
-        write_manifest(root, Manifest(card=card.name, fingerprint=mark, images_decoded=not quick, splits=result.splits))
+        write_manifest(root, Manifest(card=card.name, fingerprint=mark, images_decoded=not quick, splits=result.splits,
+                                      negative_control=card.negative_control))
         return replace(result, fingerprint=mark)
     except OSError as error:
         raise UserError(f'{root / MANIFEST}: cannot be written ({error.strerror}); verify as the owner of the folder'
@@ -158,7 +159,9 @@ def _verify_split(card: Card, name: str, root: Path, *, decode: bool, workers: i
     report.images = [(f'{split.images}/{finding.name}', finding.bytes) for finding in findings]
     report.manifest = SplitManifest(
         image_root=split.images, images=len(truth), annotated_images=int((truth.boxes_per_image > 0).sum()),
-        annotations=_annotation_count(truth), source=source, prepared=prepared)
+        substantial_images=_substantial_images(truth), annotations=_annotation_count(truth),
+        category_ids=tuple(truth.category_ids.tolist()), category_names=truth.category_names, source=source,
+        prepared=prepared)
     return report
 
 
@@ -238,6 +241,11 @@ def _check_images(folder: Path, findings: Sequence[ImageFinding], report: SplitR
 
 def _annotation_count(truth: Annotations) -> int:
     return len(truth.boxes) + truth.degenerate + len(truth.unknown_images)
+
+
+def _substantial_images(truth: Annotations) -> int:
+    image_of = np.repeat(np.arange(len(truth)), truth.boxes_per_image)
+    return len(np.unique(image_of[(truth.boxes[:, 2:] > 1).all(axis=1)]))
 
 
 def _finding(split: str, message: str, examples: Sequence[str]) -> Finding:

@@ -42,6 +42,8 @@ class SsdRecipe(Recipe):
     weight_decay: float = 5e-4
     #: completed epochs after which the rate falls to a tenth
     decay_epochs: tuple[int, int] = REFERENCE_DECAY_EPOCHS
+    #: consecutive ranks whose batches are normalised as one; MLPerf logs the span in images as ``model_bn_span``
+    batch_norm_group: int = 1
     #: attempts of the random crop before a new mode is drawn: 1 or 50
     crop_attempts: Literal[1, 50] = 1
     #: evaluate after every so many epochs
@@ -67,6 +69,9 @@ class SsdRecipe(Recipe):
         found = super().problems()
         if self.learning_rate_per_32 < 0 or self.weight_decay < 0 or self.warmup_epochs < 0:
             found.append('learning_rate_per_32, weight_decay, warmup_epochs: must not be negative')
+        if self.batch_norm_group < 1 or self.world_size % self.batch_norm_group:
+            found.append(f'batch_norm_group: {self.batch_norm_group} does not divide the {self.world_size} ranks '
+                         '(nodes x accelerators_per_node)')
         if not 0 < self.decay_epochs[0] < self.decay_epochs[1]:
             found.append(f'decay_epochs: {list(self.decay_epochs)} must rise')
         if self.evaluation_interval < 1:
@@ -112,6 +117,8 @@ class _Published(NamedTuple):
     epochs: int
     minutes: int
     ruleset: str = '1.1.0'
+    eval_batch: int | None = None
+    batch_norm_group: int = 1
 
 
 _PUBLISHED: Mapping[str, _Published] = MappingProxyType({
@@ -125,6 +132,8 @@ _PUBLISHED: Mapping[str, _Published] = MappingProxyType({
     'dell-1x4x114': _Published(1, 4, 114, 3.157e-3, 5, 1.3e-4, (44, 55), 65, 30),
     'dell-2x4x114': _Published(2, 4, 114, 3.157e-3, 5, 1.3e-4, (44, 55), 65, 20),
     'dell-1x10x114': _Published(1, 10, 114, 4e-3, 5, 1.3e-4, (44, 55), 65, 20),
+    'nvidia-8x8x24': _Published(8, 8, 24, 4e-3, 15, 1.7e-4, (48, 60), 70, 20, batch_norm_group=2),
+    'nvidia-128x8x3': _Published(128, 8, 3, 4e-3, 35, 4e-5, (68, 85), 90, 15, eval_batch=5, batch_norm_group=8),
     'dell-8x4x48': _Published(8, 4, 48, 3.5e-3, 15, 1.7e-4, (52, 65), 80, 20),
 })
 
@@ -134,7 +143,8 @@ def builtin_recipes() -> dict[str, SsdRecipe]:
     published = {
         name: SsdRecipe(
             name=name, tier=Tier.CONVERGENCE, division=Division.CLOSED, ruleset=p.ruleset,
-            nodes=p.nodes, accelerators_per_node=p.accelerators, local_batch_size=p.batch, eval_batch_size=p.batch,
+            nodes=p.nodes, accelerators_per_node=p.accelerators, local_batch_size=p.batch,
+            eval_batch_size=p.eval_batch or p.batch, batch_norm_group=p.batch_norm_group,
             epochs=p.epochs, walltime_minutes=p.minutes, experiments=5, learning_rate_per_32=p.learning_rate,
             warmup_epochs=p.warmup_epochs, weight_decay=p.weight_decay, decay_epochs=p.decay)
         for name, p in _PUBLISHED.items()}

@@ -16,10 +16,12 @@ import torch
 
 from mlperf_det import __version__
 from mlperf_det.errors import UserError
+from mlperf_det.mllog.result_line import append_result_line, process_start
 from mlperf_det.mllog.writer import MLPerfLog
 from mlperf_det.recipes.load import to_mapping
 from mlperf_det.recipes.recipe import Recipe
-from mlperf_det.run_folder import METRICS_JSONL, Attempt, RunRecord, log_name
+from mlperf_det.recipes.rules_table import rules_table
+from mlperf_det.run_folder import METRICS_JSONL, Attempt, Outcome, RunRecord, log_name
 from mlperf_det.training import facts
 from mlperf_det.training.checkpoint import (
     Checkpoint,
@@ -86,29 +88,29 @@ class RunningAttempt:
     """Set-up in the order of the MLPerf log: ranks, folder, ``init``, task, model, run record, ``run_start``, loop."""
 
     def __init__(self, build_task: Callable[[Recipe], Task], recipe: Recipe, options: RunOptions, world: World,
-                 device: torch.device, control: Control, keeper: RecordKeeper,
+                 device: torch.device, control: Control, keeper: RecordKeeper, stop: StopRequest,
                  note: Callable[[str], None] = lambda activity: None) -> None:
         self.build_task, self.recipe, self.options = build_task, recipe, options
-        self.world, self.device, self.control, self.keeper = world, device, control, keeper
+        self.world, self.device, self.control, self.keeper, self.stop = world, device, control, keeper, stop
         self.note = note
         self.progress = TrainingProgress(rank=world.rank)
 
     def run(self) -> ExitCode:
         """Set up, train, and write down how it ended."""
         with ExitStack() as stack:
-            stop = stack.enter_context(StopRequest())
             stack.enter_context(self.progress)
             ranks = self.compare_ranks()
             start = self.control.from_first(self.together(self.open_folder))
             for notice in start.notices:
                 self.progress.say(notice)
             stack.callback(self.discard_unless_recorded, start)
-            ending = self.train(start, ranks, stop, stack)
+            ending = self.train(start, ranks, stack)
             self.keeper.close(ending.outcome, ending.reason)
+            self.state_whole_job(start, ending)
         self.progress.say(f'{ending.outcome.value}: {ending.reason}')
         return EXIT_CODES[ending.outcome]
 
-    def train(self, start: Start, ranks: list[dict[str, Any]], stop: StopRequest, stack: ExitStack) -> Ending:
+    def train(self, start: Start, ranks: list[dict[str, Any]], stack: ExitStack) -> Ending:
         """Build all parts and run the loop."""
         options, control = self.options, self.control
         checkpoint = self.together(lambda: read_checkpoint(start.checkpoint) if start.checkpoint else None)
@@ -125,16 +127,26 @@ class RunningAttempt:
                           ranks_on_host=sum(rank['host'] == socket.gethostname() for rank in ranks))
         runtime.apply()
         self.keeper.open(self.record(task, runtime, start, ranks, checkpoint))
-        trainer = self.build_trainer(task, runtime, RunLog(mllog, task), metrics, stop, start.seed)
+        trainer = self.build_trainer(task, runtime, RunLog(mllog, task), metrics, start.seed)
         stack.callback(trainer.evaluator.close)
         if checkpoint is not None:
             restore(trainer, checkpoint)
             trainer.log.resume(checkpoint.position.step, start.attempt)
         else:
             trainer.log.describe(self.recipe, start.seed, task.initialized_tensors(trainer.model))
+            # All have done with init before the clock starts; nobody reads data before it has.
             control.barrier()
             trainer.log.start_run()
+            control.barrier()
         return trainer.run()
+
+    def state_whole_job(self, start: Start, ending: Ending) -> None:
+        """End the log of a run that tried its target with the seconds since the first attempt began."""
+        if self.world.rank == 0 and ending.outcome in (Outcome.CONVERGED, Outcome.ABORTED):
+            append_result_line(
+                self.options.output / log_name(self.options.experiment), self.recipe.benchmark,
+                org=self.options.submission.org, ended=time.time(),
+                started=start.earlier[0].started if start.earlier else process_start())
 
     def discard_unless_recorded(self, start: Start) -> None:
         """Empty the folder of a first attempt that failed before run.json was written: there is nothing to resume."""
@@ -149,6 +161,7 @@ class RunningAttempt:
             UserError: the geometry is not the recipe's, ranks have different recipes or versions, or share a GPU.
         """
         self.progress.say(str(self.world))
+        self.progress.say(rules_table(self.recipe))
         if self.recipe.world_size != self.control.size:
             raise AgreedError(
                 f'recipe {self.recipe.name}: is for {self.recipe.nodes} nodes x '
@@ -198,10 +211,10 @@ class RunningAttempt:
             image=facts.container_image(os.environ), environment=facts.relevant_environment(os.environ),
             command=self.options.command,
             attempts=(*start.earlier, Attempt(
-                started=time.time(), resumed_from_step=checkpoint.position.step if checkpoint else None)))
+                started=process_start(), resumed_from_step=checkpoint.position.step if checkpoint else None)))
 
     def build_trainer(self, task: Task, runtime: ResolvedRuntime, log: RunLog, metrics: MetricsFile,
-                      stop: StopRequest, seed: int) -> Trainer:
+                      seed: int) -> Trainer:
         """Build model, optimiser and the rest; all ranks start from the same parameters."""
         torch.manual_seed(seed)
         model = prepare_model(self.together(task.build_model), runtime, self.device)
@@ -212,11 +225,13 @@ class RunningAttempt:
         return Trainer(
             task=task, control=self.control, runtime=runtime, device=self.device, model=model, optimizer=optimizer,
             training_model=training_model(model, runtime, self.device, distributed=self.control.size > 1,
-                                          static_graph=task.static_graph),
+                                          static_graph=task.static_graph,
+                                          static_shapes=self.recipe.static_shapes),
             scaler=runtime.grad_scaler(), log=log, metrics=metrics, checkpoints=CheckpointStore(self.options.output),
             evaluator=Evaluator(task=task, control=self.control, runtime=runtime, device=self.device, log=log,
                                 metrics=metrics),
-            stop=stop, progress=self.progress, note=self.note, seed=seed, rank_timeout=0.9 * self.options.rank_timeout)
+            stop=self.stop, progress=self.progress, note=self.note, seed=seed,
+            rank_timeout=0.9 * self.options.rank_timeout)
 
 
 def restore(trainer: Trainer, checkpoint: Checkpoint) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from mlperf_det.data.device_decode import check_decoder
 from mlperf_det.errors import UserError
 from mlperf_det.recipes.recipe import Runtime
 
@@ -35,6 +36,8 @@ class ResolvedRuntime:
     precision: Precision
     memory_format: Literal['contiguous', 'channels_last']
     compile: Literal['off', 'model']
+    cuda_graph: bool
+    decoder: Literal['cpu', 'gpu', 'dali']
     optimizer_implementation: Literal['fused', 'foreach', 'for_loop']
     #: CPU threads of this rank inside operators; None: left as the environment set them
     threads: int | None
@@ -49,9 +52,10 @@ class ResolvedRuntime:
 
     @property
     def optimizer_arguments(self) -> dict[str, bool]:
-        """``fused`` and ``foreach`` for the constructor of an optimiser."""
+        """``fused`` and ``foreach`` for the constructor of an optimiser, and ``capturable`` where it is recorded."""
         return {'fused': self.optimizer_implementation == 'fused',
-                'foreach': self.optimizer_implementation == 'foreach'}
+                'foreach': self.optimizer_implementation == 'foreach',
+                **({'capturable': True} if self.cuda_graph else {})}
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Return the context for forward passes: reduced precision where chosen, nothing otherwise."""
@@ -101,6 +105,11 @@ def pick_device(asked: Literal['auto', 'cpu', 'cuda'], local_rank: int) -> torch
     return device
 
 
+def current_device() -> torch.device:
+    """Return the device that `pick_device` made current: a GPU, or the CPU where there is none."""
+    return torch.device('cuda', torch.cuda.current_device()) if torch.cuda.is_available() else torch.device('cpu')
+
+
 def resolve(asked: Runtime, device: torch.device, *, backend: str = 'auto',
             ranks_on_host: int = 1, world_size: int = 1) -> ResolvedRuntime:
     """Decide what the recipe left to ``auto``, for the device found.
@@ -117,10 +126,12 @@ def resolve(asked: Runtime, device: torch.device, *, backend: str = 'auto',
         reasons['optimizer_implementation'] = 'one fused kernel updates all parameters'
     if backend == 'nccl' and not cuda:
         raise UserError('--backend nccl needs GPUs; use --backend gloo on CPU')
+    _check_cuda_graph(asked, cuda)
+    check_decoder(asked.decoder, device)
     return ResolvedRuntime(
         device=device.type, backend='gloo' if backend == 'gloo' or not cuda else 'nccl', precision=precision,
         memory_format='channels_last' if asked.memory_format == 'auto' else asked.memory_format,
-        compile=asked.compile,
+        compile=asked.compile, cuda_graph=asked.cuda_graph, decoder=asked.decoder,
         optimizer_implementation=('fused' if asked.optimizer_implementation == 'auto'
                                   else asked.optimizer_implementation),
         threads=None if cuda or world_size == 1 else _threads(ranks_on_host, reasons),
@@ -144,6 +155,14 @@ def _precision(asked: Runtime, cuda: bool, reasons: dict[str, str]) -> Precision
     half = torch.cuda.get_device_capability() >= (7, 0)
     reasons['precision'] = 'GPU has no bfloat16 but fp16 tensor cores' if half else 'GPU has no tensor cores'
     return 'fp16' if half else 'fp32'
+
+
+def _check_cuda_graph(asked: Runtime, cuda: bool) -> None:
+    if asked.cuda_graph and not cuda:
+        raise UserError('runtime.cuda_graph needs a GPU; set runtime.cuda_graph=false')
+    if asked.cuda_graph and asked.optimizer_implementation not in ('auto', 'fused'):
+        raise UserError(f'runtime.cuda_graph: an optimiser of {asked.optimizer_implementation} kernels asks the host '
+                        'for values; set runtime.optimizer_implementation=fused')
 
 
 def _has_tf32() -> bool:
@@ -175,15 +194,26 @@ def prepare_model(model: nn.Module, runtime: ResolvedRuntime, device: torch.devi
 
 
 def training_model(model: nn.Module, runtime: ResolvedRuntime, device: torch.device, *, distributed: bool,
-                   static_graph: bool) -> nn.Module:
-    """Return what the loop calls for a loss: the model, wrapped for gradients over ranks, compiled where asked."""
+                   static_graph: bool, static_shapes: bool = False) -> nn.Module:
+    """Return what the loop calls for a loss: the model, wrapped for gradients over ranks, compiled where asked.
+
+    ``static_shapes`` says that batches differ in nothing but the number of images, in the last one of an epoch.
+    """
     wrapped: nn.Module = model
     if distributed:
+        # A step that is recorded must find DDP's streams beside the default one.
+        aside = torch.cuda.stream(torch.cuda.Stream(device)) if runtime.cuda_graph else nullcontext()  # type: ignore[no-untyped-call]
         # Batch-norm statistics stay local between steps; the benchmark averages them before it evaluates.
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), aside:
             # Its successor, forward_sync_buffers, is not in every PyTorch that we take.
             warnings.filterwarnings('ignore', message='`broadcast_buffers` is deprecated', category=FutureWarning)
             wrapped = DistributedDataParallel(
                 model, device_ids=[device] if device.type == 'cuda' else None, broadcast_buffers=False,
                 gradient_as_bucket_view=True, static_graph=static_graph)
-    return torch.compile(wrapped) if runtime.compile == 'model' else wrapped  # type: ignore[return-value]
+    if runtime.compile == 'off':
+        return wrapped
+    if not static_shapes:
+        return torch.compile(wrapped)  # type: ignore[return-value]
+    # Code for any number of images is slower, and would replace that for full batches. Anything that breaks the one
+    # graph is an error; DDP itself breaks it, between its buckets.
+    return torch.compile(wrapped, dynamic=False, fullgraph=not distributed)  # type: ignore[return-value]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import cast
 
@@ -25,6 +26,9 @@ from mlperf_det.training.run_log import RunLog
 from mlperf_det.training.signals import shielded
 from mlperf_det.training.task import Detector, Task
 
+#: seconds between two looks for a stop request while a score is awaited
+SCORE_LOOK = 1.0
+
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
@@ -33,6 +37,8 @@ class Verdict:
     epoch: int
     metrics: Mapping[str, float]
     target_met: bool
+    #: scored over all images
+    detections: int
 
 
 @dataclass
@@ -93,6 +99,32 @@ class Evaluator:
         """Return the score on rank 0 if it is there; None elsewhere. Not collective: `settle` tells the others."""
         return self._scorer.poll() if self._scorer is not None and self.pending is not None else None
 
+    def collect(self, stop_asked: Callable[[], bool], *, timeout: float, grace: float) -> Verdict | None:
+        """Wait for the pending score; None when a stop is asked for on any rank and it does not come soon after.
+
+        Args:
+            stop_asked: whether this rank was told to stop.
+            timeout: most seconds to wait.
+            grace: most seconds to wait once a stop is asked for.
+
+        Raises:
+            RuntimeError: the score did not come in time.
+        """
+        # All ranks count the same looks: clocks of their own would tell them apart.
+        waited, stop_by = 0.0, math.inf
+        while True:
+            if stop_by == math.inf and self.control.any(stop_asked())[0]:
+                stop_by = waited + grace
+            if waited >= stop_by:
+                return None
+            if waited >= timeout:
+                raise RuntimeError(f'the evaluation after epoch {self.pending} was not scored within {timeout:.0f} s')
+            look = min(SCORE_LOOK, stop_by - waited)
+            verdict = self.wait(look)
+            if verdict is not None:
+                return verdict
+            waited += look
+
     def wait(self, timeout: float) -> Verdict | None:
         """Wait for the pending score; None when it does not come in time."""
         scored = None
@@ -119,7 +151,7 @@ class Evaluator:
             'evaluation', epoch=scored.epoch, metrics=metrics, target_met=met, scoring_seconds=scored.seconds,
             inference_seconds=self._inference_seconds, images=self._images, detections=self._detections,
             numbers={name: summary.numbers() for name, summary in scored.summaries.items()})
-        return Verdict(epoch=scored.epoch, metrics=metrics, target_met=met)
+        return Verdict(epoch=scored.epoch, metrics=metrics, target_met=met, detections=self._detections)
 
     def _infer(self, model: nn.Module) -> DetectionRows:
         parts = []

@@ -13,7 +13,7 @@ class ExitCode(IntEnum):
     OK = 0                  # converged, or did the steps it was asked for
     FAILED = 1              # an error; the traceback is in rank_<r>.log and on stderr
     USAGE = 2               # bad arguments, recipe or data; one line on stderr
-    TARGET_MISSED = 3       # ran out of epochs below the quality target
+    TARGET_MISSED = 3       # ended below the quality target: out of epochs, or hopeless
     DIVERGED = 4            # a loss was not finite
     INTERRUPTED = 75        # told to stop, checkpoint written: start again with --resume (EX_TEMPFAIL of sysexits.h)
 

@@ -18,16 +18,26 @@ from mlperf_det.training.control import Control
 from mlperf_det.training.device import ResolvedRuntime
 from mlperf_det.training.evaluating import Evaluator, Verdict
 from mlperf_det.training.metrics import MetricsFile
+from mlperf_det.training.parameters import ParameterWatch
 from mlperf_det.training.prefetch import started, to_device
 from mlperf_det.training.progress import TrainingProgress
 from mlperf_det.training.reporting import Reporter
 from mlperf_det.training.run_log import RunLog
 from mlperf_det.training.signals import StopRequest
+from mlperf_det.training.step_graph import (
+    WARMUP_STEPS,
+    WARMUP_STEPS_DISTRIBUTED,
+    CudaRecorder,
+    GraphedStep,
+    set_rate,
+)
 from mlperf_det.training.task import Task
 from mlperf_det.training.window import Window
 
 #: seconds a run that was told to stop waits for a score under way (Slurm kills 30 s after SIGTERM)
 STOP_GRACE = 15.0
+#: steps after which parameters must have moved; the first may have rate 0, and fp16 skips some to find its loss scale
+_STEPS_TO_MOVE, _STEPS_TO_MOVE_SCALED = 2, 25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +81,12 @@ class Trainer:
         self.recipe = self.task.recipe
         self.clock = Stopwatch(self.device)
         self.window = Window(self.device, self.control, self.clock)
+        self.do_step = self.train_step if not self.runtime.cuda_graph else GraphedStep(
+            self.train_step, self.optimizer, CudaRecorder(self.device), images=self.recipe.local_batch_size,
+            warmup_steps=WARMUP_STEPS if self.control.size == 1 else WARMUP_STEPS_DISTRIBUTED)
         self.report = Reporter(self.recipe, self.task.steps_per_epoch(), self.control, self.clock, self.log,
                                self.metrics, self.progress)
+        self.remark = ''
         self.move_to(Position())
 
     def move_to(self, position: Position) -> None:
@@ -90,6 +104,7 @@ class Trainer:
     def run(self) -> Ending:
         """Train until the target is met, the epochs or steps are used up, a loss is not finite, or a stop is asked."""
         evaluates = self.recipe.max_steps is None
+        self.parameters, self.first_step = ParameterWatch(self.model.parameters()), self.step
         if evaluates:
             self.evaluator.start()
         if self.evaluation_due:
@@ -98,9 +113,9 @@ class Trainer:
         while ending is None and not (evaluates and self.epoch >= self.recipe.epochs):
             ending = self.train_epoch() or self.finish_epoch()
         if ending is None:
-            ending = self.collect_score(self.rank_timeout) or Ending(
+            ending = self.collect_score() or Ending(
                 outcome=Outcome.ABORTED, reason=f'target {_targets(self.recipe.quality_target)} not met in '
-                                                f'{self.recipe.epochs} epochs')
+                                                f'{self.recipe.epochs} epochs{self.remark}')
         self.end(ending)
         return ending
 
@@ -121,7 +136,7 @@ class Trainer:
                                    f'{self.control.rank}, the task promised {self.task.steps_per_epoch()}')
             self.note(f'in step {self.step + 1}')
             with self.clock.stepping():
-                loss = self.train_step(batch)
+                loss = self.do_step(batch)
             self.window.add(loss, len(batch))
             self.step += 1
             self.iteration += 1
@@ -136,7 +151,7 @@ class Trainer:
         self.report.stop_epoch(self.epoch)
         self.iteration = 0
         self.evaluation_due = self.recipe.max_steps is None and self.task.evaluates_after(self.epoch)
-        ending = self.collect_score(self.rank_timeout) or self.check_parameters()
+        ending = self.collect_score() or self.check_parameters()
         if ending is not None:
             return ending
         self.save_checkpoint()
@@ -145,7 +160,7 @@ class Trainer:
         if self.evaluation_due:
             self.evaluate()
         if self.epoch == self.recipe.epochs:
-            ending = self.collect_score(self.rank_timeout)
+            ending = self.collect_score()
         self.report.end_epoch(self.position)
         return ending
 
@@ -158,7 +173,7 @@ class Trainer:
     def set_learning_rates(self) -> None:
         """Give each parameter group the rate of this step."""
         for group, rate in zip(self.optimizer.param_groups, self.task.learning_rates(self.step), strict=True):
-            group['lr'] = rate
+            set_rate(group, rate)
 
     def train_step(self, batch: Batch) -> Tensor:
         """Do one optimiser step; return the loss, on the device."""
@@ -181,7 +196,8 @@ class Trainer:
             if ending is not None:
                 return ending
         if at_last_step:
-            return Ending(outcome=Outcome.FINISHED, reason=f'did the {self.step} steps it was asked for')
+            return self.check_parameters() or Ending(
+                outcome=Outcome.FINISHED, reason=f'did the {self.step} steps it was asked for')
         # At the end of an epoch, finish_epoch looks, in its own order.
         return None if at_epoch_end or self.step % self.recipe.runtime.poll_interval else self.poll()
 
@@ -193,16 +209,7 @@ class Trainer:
             return ending
         if not stop:
             return None
-        if self.evaluator.pending is not None:
-            ending = self.collect_score(STOP_GRACE)
-            if ending is not None:
-                return ending
-        if self.evaluator.pending is not None:
-            # Its weights are those of the last checkpoint, so resuming there loses no evaluation.
-            return self.interrupted(f'score of epoch {self.evaluator.pending} still pending')
-        if self.window.steps and (ending := self.close_window()) is not None:
-            return ending
-        ending = self.check_parameters()
+        ending = self.collect_score() or (self.close_window() if self.window.steps else None) or self.check_parameters()
         if ending is not None:
             return ending
         self.evaluation_due = False
@@ -225,33 +232,39 @@ class Trainer:
             self.evaluator.evaluate(self.epoch, self.model)
         self.evaluation_due = False
 
-    def collect_score(self, timeout: float) -> Ending | None:
-        """Wait for the score under way, if any."""
-        if self.evaluator.pending is None:
-            return None
+    def collect_score(self) -> Ending | None:
+        """Wait for the score under way, if any; a run that is told to stop does not wait for long."""
         epoch = self.evaluator.pending
+        if epoch is None:
+            return None
         self.note(f'waiting for the score of epoch {epoch}')
         with self.clock.measure('score_wait'):
-            verdict = self.evaluator.wait(timeout)
-        if verdict is None and timeout >= self.rank_timeout:
-            raise RuntimeError(f'the evaluation after epoch {epoch} was not scored within {timeout:.0f} s')
-        return self.judge(verdict) if verdict else None
+            verdict = self.evaluator.collect(lambda: bool(self.stop.received), timeout=self.rank_timeout,
+                                             grace=STOP_GRACE)
+        # Without one: its weights are those of the last checkpoint, so resuming there loses no evaluation.
+        return self.judge(verdict) if verdict else self.interrupted(f'score of epoch {epoch} still pending')
 
     def judge(self, verdict: Verdict) -> Ending | None:
         """End the run when all targets are met in one evaluation, or the benchmark gives it up."""
         scores = ', '.join(f'{name} {value:.4f}' for name, value in verdict.metrics.items())
-        self.progress.say(f'epoch {verdict.epoch}: {scores} (target {_targets(self.recipe.quality_target)})')
+        self.remark = '' if verdict.detections else '; the last evaluation had not a single detection'
+        self.progress.say(f'epoch {verdict.epoch}: {scores} (target {_targets(self.recipe.quality_target)})'
+                          f'{self.remark}')
         if not verdict.target_met:
             hopeless = self.task.gives_up(verdict.epoch, verdict.metrics)
             return Ending(outcome=Outcome.ABORTED, reason=hopeless) if hopeless else None
         return Ending(outcome=Outcome.CONVERGED, reason=f'target met after epoch {verdict.epoch}: {scores}')
 
     def check_parameters(self) -> Ending | None:
-        """Refuse to save or evaluate parameters that are not finite: the loss shows it only a step later."""
-        norms = torch._foreach_norm([parameter.detach() for parameter in self.model.parameters()])
-        finite = bool(torch.isfinite(torch.stack([norm.float() for norm in norms])).all())
-        if self.control.any(not finite)[0]:
+        """End a run whose parameters are not finite, which the loss shows only a step later, or do not move."""
+        steps = self.step - self.first_step
+        enough = steps >= (_STEPS_TO_MOVE_SCALED if self.scaler.is_enabled() else _STEPS_TO_MOVE)
+        broken, stuck = self.control.any(not self.parameters.finite(), enough and not self.parameters.moved())
+        if broken:
             return Ending(outcome=Outcome.DIVERGED, reason=f'a parameter was not finite after step {self.step}')
+        if stuck:
+            return Ending(outcome=Outcome.ABORTED, reason=f'no parameter changed in {steps} steps: the learning rate '
+                                                          'is 0, or everything is frozen')
         return None
 
     def save_checkpoint(self) -> None:

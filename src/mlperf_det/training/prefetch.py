@@ -30,8 +30,13 @@ def to_device(batches: Iterable[Batch], device: torch.device, memory_format: tor
     queued, still computes; on the CPU the same code changes the memory format alone.
     """
     stream = torch.cuda.Stream(device) if device.type == 'cuda' else None  # type: ignore[no-untyped-call]
-    for batch in batches:
+    remaining = iter(batches)
+    while True:
+        # The fetch as well: a decoder on the device may be part of it.
         with torch.cuda.stream(stream) if stream else nullcontext():
+            batch = next(remaining, None)
+            if batch is None:
+                return
             moved = batch.to(device, memory_format)
         if stream:
             compute = torch.cuda.current_stream(device)

@@ -9,6 +9,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import NoReturn
@@ -26,6 +27,7 @@ from mlperf_det.training.device import pick_device
 from mlperf_det.training.distributed import World, join, leave, meet, read_world
 from mlperf_det.training.exit_codes import ExitCode
 from mlperf_det.training.run_state import RecordKeeper
+from mlperf_det.training.signals import StopRequest
 from mlperf_det.training.task import Task
 
 
@@ -43,12 +45,14 @@ def run_training(build_task: Callable[[Recipe], Task], recipe: Recipe, options: 
     keeper = RecordKeeper(options.output, rank=world.rank)
     if world.size == 1:
         try:
-            return RunningAttempt(build_task, recipe, options, world, device, Control(), keeper).run()
+            with StopRequest() as stop:
+                return RunningAttempt(build_task, recipe, options, world, device, Control(), keeper, stop).run()
         except BaseException as error:
             expected = isinstance(error, UserError) or not isinstance(error, Exception)
-            if not expected:
-                _report(options.output, world, ''.join(traceback.format_exception(error)))
-            keeper.close(Outcome.FAILED, _cause(world, error))
+            with suppress(OSError):  # a full disk must not hide what went wrong
+                if not expected:
+                    _report(options.output, world, ''.join(traceback.format_exception(error)))
+                keeper.close(Outcome.FAILED, _cause(world, error))
             if expected:
                 raise
             return ExitCode.FAILED
@@ -65,12 +69,13 @@ def _run_with_others(build_task: Callable[[Recipe], Task], recipe: Recipe, optio
         rank=world.rank, size=world.size, rhythm=options.rhythm, log=_rank_log(options.output, world.rank),
         store=watch.connect(world.address, world.port, timedelta(seconds=options.meeting_timeout)),
         on_forced_exit=lambda cause: keeper.close(Outcome.FAILED, cause))
-    with guard:
+    # Stop signals are noted to the very end: torchrun sends SIGTERM to the survivors, who must still report the loss.
+    with guard, StopRequest() as stop:
         try:
             backend = 'nccl' if device.type == 'cuda' and options.backend != 'gloo' else 'gloo'
             group = join(world, store, backend=backend, device=device, timeout=timeout)
             control = Control(world.rank, world.size, group, timeout)
-            code = RunningAttempt(build_task, recipe, options, world, device, control, keeper,
+            code = RunningAttempt(build_task, recipe, options, world, device, control, keeper, stop,
                                   guard.note).run()
             guard.note('ending')
             control.barrier()
@@ -84,27 +89,34 @@ def _run_with_others(build_task: Callable[[Recipe], Task], recipe: Recipe, optio
 def _bring_down(error: BaseException, options: RunOptions, world: World, guard: watch.Watch,
                 keeper: RecordKeeper) -> NoReturn:
     """Report a failure to the user, to run.json and to the other ranks, and end the process."""
-    text = ''.join(traceback.format_exception(error))
-    lost = _is_lost_connection(error)
-    cause = guard.find_cause() if lost else ''
-    cause = cause or guard.publish(_cause(world, error) + (f' ({guard.whereabouts()})' if lost else ''))
-    if not isinstance(error, UserError):
-        _report(options.output, world, f'{text}\nThe job was brought down because {cause}\n')
-    elif world.rank == 0 or not isinstance(error, AgreedError):
-        sys.stderr.write(f'mlperf-det: error: {error}\n')
-    keeper.close(Outcome.FAILED, cause)
-    _end_helpers()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    if world.rank == 0:
-        # Rank 0 may serve the store: the others read the cause from it first.
-        time.sleep(3 * options.rhythm.beat)
-    os._exit(ExitCode.USAGE if isinstance(error, UserError) else ExitCode.FAILED)
+    try:
+        lost = _is_lost_connection(error)
+        cause = guard.find_cause() if lost else ''
+        cause = cause or guard.publish(_cause(world, error) + (f' ({guard.whereabouts()})' if lost else ''))
+        with suppress(OSError):
+            keeper.close(Outcome.FAILED, cause)
+        if not isinstance(error, UserError):
+            text = ''.join(traceback.format_exception(error))
+            _report(options.output, world, f'{text}\nThe job was brought down because {cause}\n')
+        elif world.rank == 0 or not isinstance(error, AgreedError):
+            sys.stderr.write(f'mlperf-det: error: {error}\n')
+        _end_helpers()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        if world.rank == 0:
+            # Rank 0 may serve the store: the others read the cause from it first.
+            time.sleep(3 * options.rhythm.beat)
+    finally:
+        # Whatever cannot be reported, e.g. on a full disk: a rank that stays would keep the others waiting.
+        os._exit(ExitCode.USAGE if isinstance(error, UserError) else ExitCode.FAILED)
 
 
 def _cause(world: World, error: BaseException) -> str:
     line = (str(error).strip().splitlines() or [''])[0]
-    text = f'{type(error).__name__}: {line}' if not isinstance(error, UserError) else line
+    if isinstance(error, KeyboardInterrupt):
+        line = 'interrupted from the keyboard; continue with --resume'
+    plain = isinstance(error, UserError | KeyboardInterrupt)
+    text = line if plain else f'{type(error).__name__}: {line}'
     return text if world.size == 1 else f'rank {world.rank} on {socket.gethostname()} failed: {text}'
 
 

@@ -54,12 +54,14 @@ class RunLog:
             for tensor in tensors:
                 log.event(key, None, {keys.TENSOR: tensor})
         backbone = self._task.backbone_record()
-        log.event('backbone_initialization', 'pretrained' if backbone else 'random', backbone)
+        # In a log ``file`` is the source file of an event.
+        weights = backbone and {'weights' if name == 'file' else name: value for name, value in backbone.items()}
+        log.event('backbone_initialization', 'pretrained' if backbone else 'random', weights)
         if recipe.division is Division.OPEN:
             log.event('open_division', f'{recipe.tier.value} run of recipe {recipe.name}: not comparable with results')
 
     def start_run(self) -> None:
-        """End ``init`` and start the clock; no image has been read so far."""
+        """End ``init`` and start the clock; nothing of the data has been read so far."""
         self._log.end(keys.INIT_STOP)
         self._log.start(keys.RUN_START)
 
@@ -69,13 +71,19 @@ class RunLog:
 
     def start_epoch(self, epoch: int) -> None:
         """Start the epoch that follows ``epoch`` completed ones."""
-        self._log.start(keys.EPOCH_START, None, {keys.EPOCH_NUM: self._task.first_epoch_num + epoch})
+        number = self._task.first_epoch_num + epoch
+        if self._task.logs_blocks:
+            self._log.start(keys.BLOCK_START, None, {keys.FIRST_EPOCH_NUM: number, keys.EPOCH_COUNT: 1})
+        self._log.start(keys.EPOCH_START, None, {keys.EPOCH_NUM: number})
 
     def stop_epoch(self, epoch: int, *, throughput: float, loss: float, lr: float) -> None:
         """End an epoch; ``epoch`` includes it. Throughput in images per second over all ranks."""
         self._log.event(keys.TRACKED_STATS, {'throughput': throughput, 'loss': loss, 'lr': lr}, {keys.STEP: epoch})
         self._log.event('throughput', throughput)
-        self._log.end(keys.EPOCH_STOP, None, {keys.EPOCH_NUM: self._task.first_epoch_num + epoch - 1})
+        number = self._task.first_epoch_num + epoch - 1
+        self._log.end(keys.EPOCH_STOP, None, {keys.EPOCH_NUM: number})
+        if self._task.logs_blocks:
+            self._log.end(keys.BLOCK_STOP, None, {keys.FIRST_EPOCH_NUM: number})
 
     def start_evaluation(self, epoch: int) -> None:
         """Start the evaluation after ``epoch`` epochs."""

@@ -90,7 +90,10 @@ def _new_seed() -> int:
 
 
 class RecordKeeper:
-    """Keeps run.json true on rank 0: ``running`` from the start, the outcome at the end, whatever the end is."""
+    """Keeps run.json true: ``running`` from the start, the outcome at the end, whatever the end is.
+
+    Rank 0 writes it. The failure that ends a run is written by the others as well, for rank 0 may be what was lost.
+    """
 
     def __init__(self, folder: Path, *, rank: int) -> None:
         self._folder, self._rank = folder, rank
@@ -107,8 +110,18 @@ class RecordKeeper:
     def close(self, outcome: Outcome, reason: str) -> None:
         """Write how the attempt ended; the first call counts. Nothing happens before `open`."""
         record, self._record = self._record, None
-        if record is None or self._rank != 0:
+        if record is not None and self._rank != 0:
+            record = self._left_open(record) if outcome is Outcome.FAILED else None
+        if record is None:
             return
         last = replace(record.attempts[-1], ended=time.time(), reason=reason)
         write_record(self._folder, replace(record, outcome=outcome, reason=reason,
                                            attempts=(*record.attempts[:-1], last)))
+
+    def _left_open(self, record: RunRecord) -> RunRecord | None:
+        """Return what rank 0 wrote of this attempt if it has not closed it; None where this host does not see it."""
+        try:
+            found = read_record(self._folder)
+        except UserError:
+            return None
+        return found if found.outcome is Outcome.RUNNING and len(found.attempts) == len(record.attempts) else None

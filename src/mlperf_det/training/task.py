@@ -30,10 +30,12 @@ class Task(Protocol):
     """A benchmark bound to a recipe and a dataset on disk.
 
     Implementations derive from this class explicitly (``class SsdTask(Task)``), which gives them the defaults of
-    `first_epoch_num`, `static_graph` and `detection_rows`.
+    `first_epoch_num`, `static_graph`, `logs_blocks`, `gives_up` and `detection_rows`.
 
-    The loop calls `build_model`, `mllog_hyperparameters`, `initialized_tensors` and the two records before
-    ``run_start``; images may be read only through `train_batches` and `evaluation_batches`, which come after it.
+    MLPerf's clock starts before data is touched, annotations included. The loop calls `build_model`,
+    `build_optimizer`, `mllog_hyperparameters`, `initialized_tensors` and the two records before ``run_start``, so these
+    know counts and categories from the dataset's manifest alone; `train_batches`, `evaluation_batches` and the reading
+    of `annotations` come after it.
     """
 
     #: number of the first epoch in ``epoch_start`` and ``epoch_stop`` of the MLPerf log; evaluations always carry
@@ -41,6 +43,8 @@ class Task(Protocol):
     first_epoch_num: int = 1
     #: True: every step uses the same parameters in the same order, which lets DDP overlap more
     static_graph: bool = False
+    #: True: an epoch is also logged as a block of one epoch, as in all published logs of Mask R-CNN
+    logs_blocks: bool = False
 
     recipe: Recipe
     #: images of one epoch (all ranks together)

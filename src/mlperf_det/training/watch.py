@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -64,12 +64,15 @@ class Watch:
     _known: threading.Event = field(default_factory=threading.Event)
     _heard: dict[int, tuple[bytes, float]] = field(default_factory=dict)
     _neighbours: dict[int, int] = field(default_factory=dict)
+    _answered: float = field(default_factory=time.monotonic)
 
     def __enter__(self) -> Watch:
         self.store.set(f'where/{self.rank}', f'{socket.gethostname()} {_pid_namespace()} {os.getpid()}')
         self._beat(0)
+        self._answered = time.monotonic()
         self._thread = threading.Thread(target=self._run, name='rank-watch', daemon=True)
         self._thread.start()
+        threading.Thread(target=self._watch_store, name='store-watch', daemon=True).start()
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -110,13 +113,28 @@ class Watch:
             try:
                 self._beat(count)
                 message = self._look()
+                self._answered = time.monotonic()
             except (dist.DistError, RuntimeError) as error:
-                message = f'rank 0 is gone: its store no longer answers ({str(error).splitlines()[0][:120]})'
+                # A process loses its connections before it counts as ended. The store answers no question any more.
+                time.sleep(self.rhythm.beat)
+                gone = _dead(self._neighbours)
+                message = _vanished(gone) if gone else (
+                    f'rank 0 is gone: its store no longer answers ({str(error).splitlines()[0][:120]})')
             if message:
                 self._conclude(message)
                 break
         if self._known.is_set() and not self._closing.wait(self.rhythm.grace):
             self._end_process()
+
+    def _watch_store(self) -> None:
+        """End the job where the store, which rank 0 serves, neither answers nor breaks the connection."""
+        while not self._closing.wait(self.rhythm.beat):
+            if time.monotonic() - self._answered > self.rhythm.silence:
+                self._conclude(f'rank 0 silent for {self.rhythm.silence:.0f} s: host down, network lost, or process '
+                               'stopped')
+                if not self._closing.wait(self.rhythm.grace):
+                    self._end_process()
+                return
 
     def _beat(self, count: int) -> None:
         self.store.set(f'beat/{self.rank}', f'{count} {self.activity}')
@@ -133,12 +151,12 @@ class Watch:
             if self._heard.get(rank, (b'', 0.0))[0] != beat:
                 self._heard[rank] = (beat, now)
         silent = [rank for rank, (_, heard) in self._heard.items() if now - heard > self.rhythm.silence]
-        gone = [rank for rank, pid in self._local_processes().items() if not _is_alive(pid)]
+        self._meet_neighbours()
+        gone = _dead(self._neighbours)
         if gone:
             # A rank that failed by itself has published why before it ended.
             time.sleep(self.rhythm.beat)
-            return self._first(f'{_ranks(gone)} vanished without a traceback: killed from outside, or out of memory '
-                               '(dmesg, sacct -o MaxRSS)')
+            return self._first(_vanished(gone))
         if silent:
             return self._first(f'{_ranks(silent)} silent for {self.rhythm.silence:.0f} s: host down, network lost, or '
                                'process stopped')
@@ -147,16 +165,15 @@ class Watch:
     def _first(self, message: str) -> str:
         return self.store.compare_set(_FAILURE, '', message).decode()
 
-    def _local_processes(self) -> dict[int, int]:
-        """Return the process ids of the other ranks on this host, as far as they have come."""
+    def _meet_neighbours(self) -> None:
+        """Keep the process ids of the other ranks on this host, 0 for those on others, as far as they have come."""
         if len(self._neighbours) == self.size - 1:
-            return {rank: pid for rank, pid in self._neighbours.items() if pid}
+            return
         here = f'{socket.gethostname()} {_pid_namespace()} '
         for rank in range(self.size):
             if rank != self.rank and rank not in self._neighbours and self.store.check([f'where/{rank}']):
                 place = self.store.get(f'where/{rank}').decode()
                 self._neighbours[rank] = int(place.removeprefix(here)) if place.startswith(here) else 0
-        return {rank: pid for rank, pid in self._neighbours.items() if pid}
 
     def _conclude(self, message: str) -> None:
         if not self._known.is_set():
@@ -166,11 +183,15 @@ class Watch:
     def _end_process(self) -> None:
         stacks = ''.join(f'\nThread {name}:\n{stack}' for name, stack in _stacks())
         text = f'rank {self.rank} was ended because {self.cause}\nIt stood here:\n{stacks}'
-        self.log.write_text(text, encoding='utf-8')
-        sys.stderr.write(f'mlperf-det: rank {self.rank}: ended because {self.cause}; stacks in {self.log}\n')
-        sys.stderr.flush()
-        self.on_forced_exit(self.cause)
-        os._exit(ExitCode.FAILED)
+        try:
+            sys.stderr.write(f'mlperf-det: rank {self.rank}: ended because {self.cause}; stacks in {self.log}\n')
+            sys.stderr.flush()
+            self.on_forced_exit(self.cause)
+            self.log.parent.mkdir(parents=True, exist_ok=True)
+            self.log.write_text(text, encoding='utf-8')
+        finally:
+            # Whatever cannot be written: nobody else would end this process.
+            os._exit(ExitCode.FAILED)
 
 
 def connect(host: str, port: int, timeout: timedelta) -> Store:
@@ -181,6 +202,15 @@ def connect(host: str, port: int, timeout: timedelta) -> Store:
 def _ranks(ranks: list[int]) -> str:
     shown = ', '.join(map(str, ranks[:8])) + (f' and {len(ranks) - 8} more' if len(ranks) > 8 else '')
     return f'rank{"s" if len(ranks) > 1 else ""} {shown}'
+
+
+def _vanished(ranks: list[int]) -> str:
+    return (f'{_ranks(ranks)} vanished without a traceback: killed from outside, or out of memory (dmesg, sacct -o '
+            'MaxRSS)')
+
+
+def _dead(neighbours: Mapping[int, int]) -> list[int]:
+    return [rank for rank, pid in neighbours.items() if pid and not _is_alive(pid)]
 
 
 def _pid_namespace() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import threading
 import time
 from collections import Counter
@@ -14,8 +15,10 @@ from pathlib import Path
 import pytest
 
 from mlperf_det.cli import main
+from mlperf_det.data import progress
 from mlperf_det.data.cards import OpenImagesCard, SourceFile, load_card, write_card
 from mlperf_det.data.fetch import Retries
+from mlperf_det.data.image_fetch import FetchFailedError, ImageFetcher
 from mlperf_det.data.openimages import download
 from mlperf_det.data.openimages.download import download_openimages
 from mlperf_det.data.openimages.generate import CARD_NAME, generate_openimages
@@ -193,6 +196,62 @@ def test_a_server_that_stays_busy_ends_the_download_and_says_how_to_go_on(
     server.busy = 0
     download_openimages(card, tmp_path, splits=['train'], retries=QUICK)
     assert images(tmp_path) == subset_of(published)
+
+
+class Pauses(threading.Event):
+    """A stop request that never comes, and notes how long it was waited for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds: list[float] = []
+
+    def wait(self, timeout: float | None = None) -> bool:
+        assert timeout is not None
+        self.seconds.append(timeout)
+        return False
+
+
+def test_pauses_double_and_are_spread(server: Server) -> None:
+    server.busy = 10_000
+    firsts = []
+    for _ in range(6):
+        pauses = Pauses()
+        with (ImageFetcher(f'{server.url}/train/data', Retries(attempts=5, pause_seconds=2.0), pauses) as fetcher,
+              pytest.raises(FetchFailedError, match='gave up after 5 attempts')):
+            fetcher.fetch('a.jpg')
+        for number, pause in enumerate(pauses.seconds):
+            assert 0.5 <= pause / (2.0 * 2**number) <= 1.5
+        assert len(pauses.seconds) == 4
+        firsts.append(pauses.seconds[0])
+    assert len(set(firsts)) > 1, 'connections that failed together would come back together'
+
+
+def test_a_servers_wish_counts_up_to_a_limit(server: Server) -> None:
+    server.busy, server.retry_after = 10_000, '86400'
+    pauses = Pauses()
+    with (ImageFetcher(f'{server.url}/train/data', Retries(attempts=2, pause_seconds=1.0), pauses) as fetcher,
+          pytest.raises(FetchFailedError)):
+        fetcher.fetch('a.jpg')
+    assert pauses.seconds == [300.0]
+
+
+def test_the_time_left_is_that_of_the_images_to_fetch(
+        server: Server, published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str]) -> None:
+    """Images that are there already neither count as work nor as speed."""
+    card = card_at(server.url, published)
+    download_openimages(card, tmp_path, splits=['train'], retries=QUICK)
+    gone = sorted(images(tmp_path))[:4]
+    for name in gone:
+        (tmp_path / 'train' / 'data' / name).unlink()
+    monkeypatch.setattr(progress, '_SECONDS_BETWEEN_LINES', 0.0)
+    server.seconds = 0.1
+    capsys.readouterr()
+    download_openimages(card, tmp_path, splits=['train'], connections=1, retries=QUICK)
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith('train: images:')]
+    assert [line.split('images: ')[1].split(' images')[0] for line in lines] == [f'{n} of 4' for n in (1, 2, 3, 4)]
+    assert '0 s left' in lines[-1]
+    assert float(re.findall(r'([0-9.]+) images/s', lines[0])[0]) <= 10
 
 
 @pytest.mark.parametrize('kind', ['broken', 'wrong_md5'])

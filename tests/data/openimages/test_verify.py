@@ -104,9 +104,13 @@ def test_generation_is_reproducible_and_leaves_other_folders_alone(prepared: Pat
     assert [path.name for path in tmp_path.iterdir()] == ['again']
 
 
-def test_shuffled_labels_are_declared(tmp_path: Path) -> None:
-    generate_openimages(replace(SETTINGS, shuffle_train_labels=True), tmp_path / 'shuffled', workers=1)
-    assert 'SHUFFLED' in load_card(CARD_NAME, tmp_path / 'shuffled').title
+def test_shuffled_labels_are_declared_to_training(tmp_path: Path) -> None:
+    root = tmp_path / 'shuffled'
+    generate_openimages(replace(SETTINGS, shuffle_train_labels=True), root, workers=1)
+    assert card_of(root).negative_control == 'training labels are shuffled'
+    prepare_openimages(card_of(root), root)
+    assert not verify_openimages(card_of(root), root).problems
+    assert open_dataset(CARD_NAME, root).record()['negative_control'] == 'training labels are shuffled'
 
 
 def change(root: Path, function: Callable[[dict[str, Any]], None], file: str = JSON) -> None:

@@ -148,7 +148,8 @@ def test_shuffled_labels_change_the_training_categories_alone_and_are_declared(d
     assert 'shuffled' in shuffled['info']['labels']
     assert shuffled['info']['settings']['shuffle_train_labels'] is True
     assert true['info']['labels'] == 'true'
-    assert 'SHUFFLED' in load_card(CARD_NAME, root).title
+    assert load_card(CARD_NAME, dataset).negative_control == ''
+    assert load_card(CARD_NAME, root).negative_control == 'training labels are shuffled'
     assert 'SHUFFLED' not in load_card(CARD_NAME, dataset).title
 
 

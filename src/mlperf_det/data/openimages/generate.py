@@ -63,11 +63,10 @@ def generate_openimages(settings: GeneratorSettings, root: Path, *, workers: int
             classes = tuple(ObjectClass(mid=f'/m/{each.name}', name=each.name)
                             for each in SCENE_CLASSES[:settings.scenes.classes])
             splits = {name: _convert(name, scenes, folder, classes) for name in _FOLDERS}
-            shuffled = ' TRAINING LABELS SHUFFLED: a negative control.' if settings.shuffle_train_labels else ''
             write_card(folder, OpenImagesCard(
-                name=CARD_NAME, kind='openimages', title=f'Generated scenes, seed {settings.seed}.{shuffled}',
+                name=CARD_NAME, kind='openimages', title=f'Generated scenes, seed {settings.seed}.',
                 licence={'images': LICENCE_NAME, 'annotations': LICENCE_NAME}, categories=len(classes), splits=splits,
-                classes=classes))
+                classes=classes, negative_control=settings.negative_control))
             (folder / _SETTINGS).write_text(content)
     except OSError as error:
         raise UserError(f'{error.filename or root}: cannot be written ({error.strerror})') from error

@@ -60,6 +60,11 @@ class GeneratorSettings:
     scenes: SceneSettings = field(default_factory=SceneSettings)
     shuffle_train_labels: bool = False
 
+    @property
+    def negative_control(self) -> str:
+        """What is spoilt on purpose; empty where nothing is."""
+        return 'training labels are shuffled' if self.shuffle_train_labels else ''
+
     def __post_init__(self) -> None:
         """Check the values.
 
@@ -139,11 +144,10 @@ def generate_dataset(settings: GeneratorSettings, root: Path, *, workers: int | 
     try:
         with temporary_folder(root) as folder, Progress('generate', scenes, 'scenes') as bar:
             splits = {name: _render_split(name, settings, folder, count, bar) for name in ('train', 'val')}
-            shuffled = ' TRAINING LABELS SHUFFLED: a negative control.' if settings.shuffle_train_labels else ''
             write_card(folder, Card(
-                name=CARD_NAME, kind='coco', title=f'Generated scenes, seed {settings.seed}.{shuffled}',
+                name=CARD_NAME, kind='coco', title=f'Generated scenes, seed {settings.seed}.',
                 licence={'images': LICENCE_NAME, 'annotations': LICENCE_NAME},
-                categories=settings.scenes.classes, splits=splits))
+                categories=settings.scenes.classes, splits=splits, negative_control=settings.negative_control))
     except OSError as error:
         raise UserError(f'{error.filename or root}: cannot be written ({error.strerror})') from error
     return True
