@@ -6,6 +6,7 @@ import random
 import pytest
 
 from mlperf_det.cli import main
+from mlperf_det.data import prepare_coco as prepare_coco_module
 from mlperf_det.data.prepare_coco import prepare_coco, trim
 from mlperf_det.errors import UserError
 
@@ -65,6 +66,33 @@ def test_bytes_equal_on_random_documents(tmp_path, seed, keep_keys):
     source.write_text(rng.choice([compact, json.dumps])(document))
     trim(source, tmp_path / 'out.json', keep_keys=keep_keys)
     assert (tmp_path / 'out.json').read_text() == compact(oracle(document, keep_keys))
+
+
+@pytest.mark.parametrize('keep_keys', [True, False])
+@pytest.mark.parametrize('write', [compact, json.dumps])
+@pytest.mark.parametrize('part_bytes', [1, 90, 700])
+@pytest.mark.parametrize('last', ['images', 'annotations', 'categories'])
+def test_where_a_part_ends_makes_no_difference(monkeypatch, tmp_path, keep_keys, write, part_bytes, last):
+    monkeypatch.setattr(prepare_coco_module, '_PART_BYTES', part_bytes)
+    document = {
+        # Records like those sought, deeper inside and in a string.
+        'info': {'annotations': [{'id': i, 'image_id': 1, 'category_id': 1, 'bbox': [0, 0, 1, 1]} for i in range(20)]},
+        'licenses': ['"annotations": [{}, {}]'],
+        'images': [{'id': i, 'file_name': f'}}, {{{i}', 'height': 4, 'width': 5, 'x': [{}, {}]} for i in range(12)],
+        'annotations': [{'segmentation': {'counts': [1, i], 'size': [4, 5]}, 'area': i, 'image_id': i % 12, 'bbox': [
+            0.5, i, 1, 2], 'category_id': 1, 'id': i, 'parts': [{'a': 1}, {'a': 2}], 'note': '},{'} for i in range(30)],
+        'categories': [{'id': 1, 'name': '}, {'}]}
+    for with_decoy in (True, False):
+        if not with_decoy:
+            del document['info']
+        source = tmp_path / 'in.json'
+        source.write_text(write({**{key: value for key, value in document.items() if key != last},
+                                 last: document[last]}))
+        done = trim(source, tmp_path / 'out.json', keep_keys=keep_keys)
+        assert done.annotations == 30
+        text = (tmp_path / 'out.json').read_text()
+        assert json.loads(text) == oracle(document, keep_keys)
+        assert with_decoy or text == compact(oracle(document, keep_keys))
 
 
 @pytest.mark.parametrize('keep_keys', [True, False])

@@ -37,3 +37,15 @@ def test_a_bar_on_a_terminal(monkeypatch, capsys, unit):
     with Progress('label', 10, unit) as progress:
         progress.advance(10)
     assert 'label' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(('done', 'seconds', 'left'), [
+    (25, 10.0, '30 s left'), (1, 10.0, '16 min left'), (1, 600.0, '16.5 h left'), (100, 10.0, '0 s left'),
+    (0, 10.0, 'unknown time left')])
+def test_the_time_left_is_that_of_the_rate_so_far(monkeypatch, capsys, done, seconds, left):
+    now = 100.0
+    monkeypatch.setattr(module.time, 'monotonic', lambda: now)
+    progress = Progress('images', 100, 'images')
+    now += seconds
+    progress.advance(done)
+    assert f', {left} at this rate' in capsys.readouterr().err

@@ -144,3 +144,22 @@ def test_an_interpreter_that_forgets_to_close_ends_at_once(case: Any, tmp_path: 
     assert (done.returncode, done.stderr) == (0, '')
     with pytest.raises(ProcessLookupError):
         os.kill(int(done.stdout), 0)
+
+
+def test_a_worker_whose_training_was_killed_ends_quietly(case: Any, tmp_path: Path) -> None:
+    script = tmp_path / 'killed.py'
+    script.write_text(
+        'import os, sys, time\nfrom pathlib import Path\nimport numpy as np\n'
+        'from mlperf_det.evaluation.rows import make_rows\nfrom mlperf_det.evaluation.scorer import AsyncScorer\n'
+        'if __name__ == "__main__":\n'
+        '    image, category, count = int(sys.argv[2]), int(sys.argv[3]), 500_000\n'
+        '    rows = make_rows(np.full(count, image), np.full(count, category), np.ones((count, 4)), np.ones(count),\n'
+        '                     seen_image_ids=[])\n'
+        '    scorer = AsyncScorer(Path(sys.argv[1]), ["bbox"], [])\n    scorer.start()\n'
+        '    scorer.submit(1, rows)\n    scorer.wait(60)\n'
+        '    scorer.submit(2, rows)\n    time.sleep(0.2)\n    os._exit(9)\n')
+    command = [sys.executable, str(script), str(case.annotations), str(case.rows.image_ids[0]),
+               str(case.rows.category_ids[0])]
+    # Returns when the worker has ended too: it holds the other end of the same pipes.
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (9, '')

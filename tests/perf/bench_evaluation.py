@@ -1,115 +1,163 @@
-"""COCO evaluation against pycocotools: parse annotations, match, accumulate, summarise; all numbers identical.
+"""Evaluation against pycocotools: parse annotations, match, accumulate, summarise; all twelve numbers identical.
 
 Both sides begin with the annotation file and what their callers have: the peer the dicts of a result file, ours the
 columns that the evaluation gathers.
+
+At Open Images' size pycocotools takes six minutes and 10 GiB. There it gets `PEER_SHARE` of the images, where the
+numbers are compared, and its time is scaled up; that it grows with the images is part of the row. Ours always scores
+all of them, in the process that scores beside a training, whose memory is measured.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
-import json
 import os
+import re
 import tempfile
-from functools import partial
+from functools import cache, cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from mlperf_det.evaluation.coco import result_dicts, score
 from mlperf_det.evaluation.ground_truth import read_ground_truth
-from mlperf_det.evaluation.rows import DetectionRows, make_rows
-from tests.perf.case import Case
+from mlperf_det.evaluation.rows import DetectionRows
+from mlperf_det.evaluation.scorer import AsyncScorer
+from tests.perf.case import Case, Timing, timed
+from tests.perf.synthetic_coco import Objects, Scale, draw_detections, draw_objects, first_images, write_annotations
 
-HEIGHT, WIDTH, CATEGORIES = 480, 640, 80
-
-
-def cases(images: int | None = None, detections_per_image: int = 100) -> list[Case]:
-    """The COCO val2017 scale: 5,000 images of 7.3 objects; environment PERF_EVALUATION_IMAGES makes it smaller."""
-    images = images or int(os.environ.get('PERF_EVALUATION_IMAGES', '5000'))
-    folder = tempfile.TemporaryDirectory(prefix='perf-evaluation-')
-    path, rows = synthetic(images, detections_per_image, Path(folder.name))
-    note = f'{images} images x {detections_per_image} detections; annotation file parsed on both sides'
-
-    def ours(iou_type: str, _keep: Any = folder) -> list[float]:
-        return list(score(read_ground_truth(path), rows, [iou_type])[iou_type].numbers().values())
-
-    return [Case(name=f'COCO evaluation, {what}', peer=partial(peer, path, result_dicts(rows, iou_type), iou_type),
-                 ours=partial(ours, iou_type), equal=assert_identical, target=target, rounds=1, note=note)
-            for what, iou_type, target in (('boxes', 'bbox', 40.0), ('masks', 'segm', 8.0))]
+#: COCO val2017: 36,781 objects, 446 of them crowds
+COCO_SCALE = Scale(images=5000, size=(640, 480), categories=80, objects_per_image=7.3, crowd_share=0.012,
+                   detections_per_image=100, class_skew=0, masks=True)
+#: the validation images of MLPerf's Open Images: 175,132 objects, 9,683 of them groups
+OPENIMAGES_SCALE = Scale(images=24_781, size=(1024, 768), categories=264, objects_per_image=7.067, crowd_share=0.0553,
+                         detections_per_image=100, class_skew=1, masks=False)
+#: of Open Images' that the peer gets; 1: all of them
+PEER_SHARE = float(os.environ.get('PERF_EVALUATION_PEER_SHARE', '0.08'))
+MOST_GIB = 1.5
 
 
-def peer(path: Path, results: list[dict[str, Any]], iou_type: str) -> list[float]:
-    """pycocotools as its own demo uses it."""
-    fresh = [dict(result) for result in results]    # loadRes changes them; half a percent of its time
+class Data(NamedTuple):
+    """An annotation file, detections for it, and the same as the dicts of a result file by metric."""
+
+    annotations: Path
+    rows: DetectionRows
+    results: dict[str, list[dict[str, Any]]]
+
+
+def cases() -> list[Case]:
+    """Return COCO's two metrics and Open Images' one."""
+    return [*_Coco().cases(), _OpenImages().case()]
+
+
+class _Coco:
+    """The size of COCO's validation images, boxes and masks."""
+
+    def cases(self) -> list[Case]:
+        note = (f'{COCO_SCALE.images} images x {COCO_SCALE.detections_per_image} detections, annotation file parsed on '
+                'both sides; identical numbers')
+        return [Case(name=f'COCO evaluation, {what}', prepare=lambda: self._data, peer=partial(self._peer, iou_type),
+                     ours=partial(self._ours, iou_type), equal=_assert_identical, target=target, rounds=1,
+                     warm_up=False, note=note)
+                for what, iou_type, target in (('boxes', 'bbox', 40.0), ('masks', 'segm', 8.0))]
+
+    @cached_property
+    def _data(self) -> Data:
+        rng = np.random.default_rng(2017)
+        objects = draw_objects(COCO_SCALE, rng)
+        return _write(_folder() / 'coco.json', COCO_SCALE, objects, draw_detections(COCO_SCALE, objects, rng),
+                      ('bbox', 'segm'))
+
+    def _peer(self, iou_type: str) -> list[float]:
+        return _by_pycocotools(self._data, iou_type)
+
+    def _ours(self, iou_type: str) -> list[float]:
+        return _numbers(self._data, iou_type)
+
+
+class _OpenImages:
+    """The size of Open Images' validation images, boxes."""
+
+    def case(self) -> Case:
+        return Case(
+            name='Open Images evaluation, boxes', prepare=lambda: self._parts, ours=self._ours, equal=self._check,
+            peer=lambda: timed(lambda: _by_pycocotools(self._parts[PEER_SHARE], 'bbox')), peer_share=PEER_SHARE,
+            target=60.0, rounds=1, warm_up=False,
+            note=f'{OPENIMAGES_SCALE.images} images, 264 classes, 2.48 M detections, under {MOST_GIB} GiB; peer timed '
+                 f'and compared on {PEER_SHARE:.0%} of the images (half of these take it half the time), scaled up')
+
+    @cached_property
+    def _parts(self) -> dict[float, Data]:
+        """All images, and the first ones in the peer's share and in half of it."""
+        rng = np.random.default_rng(264)
+        objects = draw_objects(OPENIMAGES_SCALE, rng)
+        whole = OPENIMAGES_SCALE, objects, draw_detections(OPENIMAGES_SCALE, objects, rng)
+        parts = {1.0: _write(_folder() / 'openimages.json', *whole, ())}
+        for share in (PEER_SHARE, PEER_SHARE / 2):
+            part = first_images(*whole, round(share * OPENIMAGES_SCALE.images))
+            parts[share] = _write(_folder() / f'openimages-{share}.json', *part, ('bbox',))
+        return parts
+
+    def _ours(self) -> tuple[list[float], float]:
+        return _beside_training(self._parts[1.0])
+
+    def _check(self, peer: Timing, ours: tuple[list[float], float]) -> None:
+        numbers, gib = ours
+        assert numbers[0] > 0.05, 'hardly a detection matches'
+        assert gib < MOST_GIB, f'the scoring process took {gib:.2f} GiB'
+        _assert_identical(peer.result, _beside_training(self._parts[PEER_SHARE])[0])
+        if PEER_SHARE < 1:
+            growth = peer.cpu / timed(lambda: _by_pycocotools(self._parts[PEER_SHARE / 2], 'bbox')).cpu
+            assert 1.8 < growth < 2.4, f'twice the images take the peer {growth:.2f}x the time: it cannot be scaled up'
+
+
+def _beside_training(data: Data) -> tuple[list[float], float]:
+    """Return the numbers as the scoring process of a training finds them, and its peak memory, GiB."""
+    with AsyncScorer(data.annotations, ['bbox'], []) as scorer:
+        scorer.submit(1, data.rows)
+        scored = scorer.wait(300)
+        assert scorer._process is not None
+        status = Path(f'/proc/{scorer._process.pid}/status').read_text()
+    peak = re.search(r'VmHWM:\s*(\d+) kB', status)
+    assert peak is not None
+    return list(scored.summaries['bbox'].numbers().values()), int(peak[1]) / 2**20
+
+
+def _write(path: Path, scale: Scale, objects: Objects, rows: DetectionRows, iou_types: tuple[str, ...]) -> Data:
+    write_annotations(path, scale, objects)
+    return Data(path, rows, {iou_type: result_dicts(rows, iou_type) for iou_type in iou_types})
+
+
+def _numbers(data: Data, iou_type: str) -> list[float]:
+    return list(score(read_ground_truth(data.annotations), data.rows, [iou_type])[iou_type].numbers().values())
+
+
+def _by_pycocotools(data: Data, iou_type: str) -> list[float]:
+    """Score as pycocotools' own demo does."""
+    results = [dict(result) for result in data.results[iou_type]]    # loadRes changes them; half a percent of its time
     with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO(str(path))
-        evaluation = COCOeval(truth, truth.loadRes(fresh), iou_type)
+        truth = COCO(str(data.annotations))
+        evaluation = COCOeval(truth, truth.loadRes(results), iou_type)
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
     return [float(value) for value in evaluation.stats]
 
 
-def assert_identical(peers: list[float], ours: list[float]) -> None:
+def _assert_identical(peers: list[float], ours: list[float]) -> None:
     assert len(ours) == 12
     assert ours == peers
     assert ours[0] > 0.05, 'hardly a detection matches: the comparison would prove nothing'
 
 
-def synthetic(images: int, detections_per_image: int, folder: Path, seed: int = 2017) -> tuple[Path, DetectionRows]:
-    """Write annotations and make detections like a detector's: near objects, duplicates, wrong classes, background."""
-    rng = np.random.default_rng(seed)
-    objects = rng.poisson(7.3, images)
-    image_of = np.repeat(np.arange(1, images + 1), objects)
-    boxes = random_boxes(rng, len(image_of))
-    labels = rng.integers(1, CATEGORIES + 1, len(image_of))
-    crowds = rng.random(len(image_of)) < 0.01
-    rles = ellipses(boxes)
-    annotations = [
-        {'id': index + 1, 'image_id': int(image_of[index]), 'category_id': int(labels[index]),
-         'iscrowd': int(crowds[index]), 'bbox': boxes[index].tolist(), 'area': float(mask_utils.area(rles[index])),
-         'segmentation': text(rles[index])} for index in range(len(image_of))]
-    path = folder / 'annotations.json'
-    path.write_text(json.dumps({
-        'images': [{'id': i, 'height': HEIGHT, 'width': WIDTH} for i in range(1, images + 1)],
-        'categories': [{'id': i, 'name': str(i)} for i in range(1, CATEGORIES + 1)], 'annotations': annotations}))
-    ids = np.repeat(np.arange(1, images + 1), detections_per_image)
-    first = np.concatenate([[0], np.cumsum(objects)[:-1]])[ids - 1]
-    count = objects[ids - 1]
-    source = first + (rng.random(len(ids)) * np.maximum(count, 1)).astype(np.int64)
-    on_object = (rng.random(len(ids)) < 0.55) & (count > 0)
-    source = np.where(on_object, source, 0)
-    near = boxes[source] * rng.normal(1, 0.05, (len(ids), 4))
-    found = np.where(on_object[:, None], near, random_boxes(rng, len(ids)))
-    found = np.clip(found, 1, [WIDTH - 60, HEIGHT - 60, WIDTH, HEIGHT])
-    found[:, 2:] = np.minimum(found[:, 2:], [WIDTH, HEIGHT] - found[:, :2])
-    right = on_object & (rng.random(len(ids)) < 0.7)
-    categories = np.where(right, labels[source], rng.integers(1, CATEGORIES + 1, len(ids)))
-    scores = rng.beta(np.where(right, 3, 1), 4).astype(np.float32)
-    return path, make_rows(ids, categories, found, scores, seen_image_ids=np.arange(1, images + 1),
-                           rles=[text(rle) for rle in ellipses(found)])
+@cache
+def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix='perf-evaluation-')
 
 
-def random_boxes(rng: np.random.Generator, count: int) -> np.ndarray:
-    """Left, top, width, height inside the image; sizes spread evenly in the logarithm, as in COCO."""
-    size = np.exp(rng.uniform(np.log(8), np.log(400), (count, 2)))
-    corner = rng.random((count, 2)) * np.maximum([WIDTH, HEIGHT] - size, 1)
-    return np.concatenate([corner, np.minimum(size, [WIDTH, HEIGHT] - corner)], axis=1)
-
-
-def ellipses(boxes: np.ndarray) -> list[dict[str, Any]]:
-    """One RLE a box: the ellipse in it, as a polygon of 24 corners."""
-    angles = np.linspace(0, 2 * np.pi, 24, endpoint=False)
-    outline = np.stack([np.cos(angles), np.sin(angles)], axis=-1) / 2 + 0.5
-    polygons = boxes[:, None, :2] + outline * boxes[:, None, 2:]
-    corners = polygons.reshape(len(boxes), 48).tolist()
-    return [mask_utils.frPyObjects([polygon], HEIGHT, WIDTH)[0] for polygon in corners]
-
-
-def text(rle: dict[str, Any]) -> dict[str, Any]:
-    return {'size': list(rle['size']), 'counts': rle['counts'].decode('ascii')}
+def _folder() -> Path:
+    return Path(_temporary_folder().name)

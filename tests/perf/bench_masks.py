@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from pycocotools import mask as mask_utils
 
 from mlperf_det.data.annotations import read_annotations
@@ -15,6 +14,7 @@ from mlperf_det.data.coco_masks import read_outlines
 from mlperf_det.data.maskrcnn_input import training_targets
 from mlperf_det.data.polygon_raster import MASK_SIDE, Polygons, make_polygons, mask_targets
 from mlperf_det.evaluation.mask_rle import encode_masks
+from tests.evaluation.pasting import paste_and_encode
 from tests.perf.case import Case
 
 REAL_ANNOTATIONS = (Path(__file__).resolve().parents[3] / 'shared' / 'data' / 'coco2017-mini' / 'annotations'
@@ -107,25 +107,10 @@ def _run_lengths() -> Case:
     boxes = boxes.astype(np.float32).astype(np.float64)
     return Case(
         name=f'pasting and run lengths, {DETECTIONS} masks',
-        peer=lambda: [_paste_and_encode(mask, box) for mask, box in zip(masks, boxes, strict=True)],
+        peer=lambda: [paste_and_encode(mask, box, HEIGHT, WIDTH)['counts']
+                      for mask, box in zip(masks, boxes, strict=True)],
         ours=lambda: [rle['counts'] for rle in encode_masks(masks, boxes, HEIGHT, WIDTH)], equal=_same_strings,
         target=5.0, rounds=15, note=f'image of {WIDTH} x {HEIGHT}, boxes of 8 to 400 pixels; the same strings')
-
-
-def _paste_and_encode(mask: np.ndarray, box: np.ndarray) -> bytes:
-    """The reference's way: resize to the box, paste into an image, encode the image."""
-    left, top, right, bottom = torch.from_numpy(box - [0, 0, 1, 1]).float()
-    bordered = F.pad(torch.from_numpy(mask)[None, None], (1, 1, 1, 1))
-    half_width, half_height = (right - left) * 0.5 * (30 / 28), (bottom - top) * 0.5 * (30 / 28)
-    centre_x, centre_y = (right + left) * 0.5, (bottom + top) * 0.5
-    x0, y0, x1, y1 = (int(edge) for edge in (centre_x - half_width, centre_y - half_height, centre_x + half_width,
-                                             centre_y + half_height))
-    size = (max(y1 - y0 + 1, 1), max(x1 - x0 + 1, 1))
-    inside = F.interpolate(bordered, size=size, mode='bilinear', align_corners=False)[0, 0] > 0.5
-    image = torch.zeros(HEIGHT, WIDTH, dtype=torch.uint8)
-    rows, columns = slice(max(y0, 0), min(y0 + size[0], HEIGHT)), slice(max(x0, 0), min(x0 + size[1], WIDTH))
-    image[rows, columns] = inside[rows.start - y0:rows.stop - y0, columns.start - x0:columns.stop - x0]
-    return mask_utils.encode(np.asfortranarray(image.numpy()))['counts']
 
 
 def _same_strings(peers: list[bytes], ours: list[bytes]) -> None:

@@ -59,5 +59,5 @@ def cases() -> list[Case]:
         path = write_log(share)
         peer: Callable[[], Any] = partial(parse_file, str(path), ruleset='5.1.0')
         found.append(Case(name=f'parse a log of {MEBIBYTES} MiB, {name}', peer=peer, ours=partial(read_events, path),
-                          equal=equal, target=10.0))
+                          equal=equal, target=10.0, note='peer: mlperf-logging; the same events'))
     return found

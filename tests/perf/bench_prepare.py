@@ -21,7 +21,7 @@ def cases() -> list[Case]:
     folder = Path(tempfile.mkdtemp())
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     source = folder / 'instances.json'
-    source.write_text(json.dumps(_document()))
+    source.write_text(json.dumps(_document(), separators=(',', ': ')))  # as COCO's own files are written
     return [_case(source, keep_keys=True), _case(source, keep_keys=False)]
 
 

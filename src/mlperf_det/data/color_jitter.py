@@ -78,22 +78,25 @@ def adjust_hue(planes: Tensor, shift: float) -> None:
     """
     red, green, blue = planes
     # Hue depends only on the differences of the channels, so a table over both differences holds it.
-    index = torch.mul(red, 511).sub_(green, alpha=510).sub_(blue).add_(255 * 511 + 255).to(torch.int32)
+    scratch = torch.rsub(blue, 255 * 511 + 255).add_(red, alpha=511).sub_(green, alpha=510)
+    index = scratch.to(torch.int32)
     turned = _hue_table().index_select(0, index.view(-1)).view_as(index).add_(int(shift * 255) % 256)  # bytes wrap
     value = torch.maximum(red, green)
     torch.maximum(value, blue, out=value)
-    minimum = torch.minimum(red, green)
-    torch.minimum(minimum, blue, out=minimum)
-    index = torch.sub(value, minimum).mul_(256).add_(value).to(torch.int32)
-    depth = _depth_table().index_select(0, index.view(-1)).view_as(index)
+    depth = torch.minimum(red, green)
+    torch.minimum(depth, blue, out=depth)
+    torch.sub(value, depth, out=depth)
+    # Saturation is the byte below 255 * chroma / value; float32 gives Pillow's for all pairs. Black has none.
+    depth.div_(torch.clamp(value, min=1, out=scratch)).mul_(255).floor_().mul_(value).div_(255 * 255)
 
     # Each channel falls below the value by round(saturation * value * k), where k is a trapezoid of the hue with
-    # corners at sixths of a turn. In units of 1/255 all is whole and below 2**24, so float32 holds it exactly.
-    hue = turned.float().mul_(6)
+    # corners at sixths of a turn. In units of 1/255 k is a multiple of 3, so the product is never nearer than 2.3e-5
+    # to a half; float32 is off by at most 1.6e-5 here.
+    hue = scratch.copy_(turned).mul_(6)
     torch.sub(hue, 765, out=red).abs_().neg_().add_(510)
     torch.sub(hue, 510, out=green).abs_().sub_(255)
     torch.sub(hue, 1020, out=blue).abs_().sub_(255)
-    planes.clamp_(0, 255).mul_(depth).div_(255 * 255).round_()
+    planes.clamp_(0, 255).mul_(depth).round_()
     torch.sub(value, planes, out=planes)
 
 
@@ -101,8 +104,8 @@ def luma(planes: Tensor) -> Tensor:
     """Return Pillow's L image, (H, W) float32 whole numbers, of (3, H, W) planes."""
     red, green, blue = _LUMA
     # Every intermediate is a multiple of 2**-16 below 2**8, hence exact.
-    result = torch.mul(planes[0], red).add_(planes[1], alpha=green).add_(planes[2], alpha=blue)
-    return result.add_(0.5).floor_()
+    half = torch.tensor(0.5)
+    return half.add(planes[0], alpha=red).add_(planes[1], alpha=green).add_(planes[2], alpha=blue).floor_()
 
 
 def to_uint8(planes: Tensor) -> Tensor:
@@ -127,15 +130,6 @@ def _hue_table() -> Tensor:
     channels = np.stack(np.broadcast_arrays(differences[:, None], 0, -differences[None, :]), axis=-1)
     channels = (channels - channels.min(axis=-1, keepdims=True)).clip(max=255)
     return torch.from_numpy(_hsv(channels)[..., 0].reshape(-1))
-
-
-@functools.cache
-def _depth_table() -> Tensor:
-    """Return value x Pillow's saturation (float32) for each pair (chroma, value) from 0 to 255: (256 * 256,)."""
-    chroma, value = np.meshgrid(np.arange(256), np.arange(256), indexing='ij')
-    smallest = (value - chroma).clip(min=0)
-    hsv = _hsv(np.stack([value, smallest, smallest], axis=-1))
-    return torch.from_numpy((hsv[..., 1].astype(np.float32) * hsv[..., 2]).reshape(-1))
 
 
 def _hsv(colours: NDArray[np.int64]) -> NDArray[np.uint8]:

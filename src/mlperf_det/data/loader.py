@@ -112,12 +112,20 @@ class ImageSource:
         path = self.image_root / self.annotations.file_names[image]
         pixels = decode_rgb(path)
         height, width = int(self.annotations.heights[image]), int(self.annotations.widths[image])
-        if pixels.shape[:2] != (height, width):
-            raise UserError(f'{path}: is {pixels.shape[1]} x {pixels.shape[0]} pixels, {self.annotations.path} states '
-                            f'{width} x {height}; image and annotations are not of one dataset')
+        self.check_size(path, pixels.shape[:2], (height, width))
         rows = self.annotations.of_image(image)
         boxes = ltrb_fractions(self.annotations.boxes[rows], height, width)
         return transform(pixels, boxes, self.annotations.labels[rows], rng)
+
+    def check_size(self, path: Path, found: tuple[int, ...], stated: tuple[int, int]) -> None:
+        """Refuse an image whose (height, width) is not the one that the annotations state.
+
+        Raises:
+            UserError: names both.
+        """
+        if found != stated:
+            raise UserError(f'{path}: is {found[1]} x {found[0]} pixels, {self.annotations.path} states '
+                            f'{stated[1]} x {stated[0]}; image and annotations are not of one dataset')
 
 
 def train_batches(

@@ -69,6 +69,13 @@ class Progress:
         rate = self.done / max(time.monotonic() - self._started, 1e-9)
         if not self.total:
             return f'{self.label}: {self.done / scale:,.0f} {unit}, {rate / scale:,.1f} {unit}/s'
-        left = (self.total - self.done) / rate / 60 if rate > 0 else float('inf')
+        left = _duration((self.total - self.done) / rate) if rate > 0 else 'unknown time'
         return (f'{self.label}: {self.done / scale:,.0f} of {self.total / scale:,.0f} {unit} '
-                f'({self.done / self.total:.0%}), {rate / scale:,.1f} {unit}/s, {left:.0f} min left')
+                f'({self.done / self.total:.0%}), {rate / scale:,.1f} {unit}/s, {left} left at this rate')
+
+
+def _duration(seconds: float) -> str:
+    """Return seconds, minutes or hours, as precise as an estimate is."""
+    if seconds < 90:
+        return f'{seconds:.0f} s'
+    return f'{seconds / 60:.0f} min' if seconds < 90 * 60 else f'{seconds / 3600:.1f} h'

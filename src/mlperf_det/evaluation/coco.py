@@ -121,7 +121,7 @@ class _HotcocoEngine:
             return self._hotcoco.COCO(msgspec.json.decode(Path(path).read_bytes()))
 
     def evaluation(self, coco: Any, rows: DetectionRows, iou_type: str) -> Any:
-        table = np.column_stack([rows.image_ids, rows.boxes, rows.scores, rows.category_ids]).astype(np.float64)
+        table = np.column_stack([rows.image_ids, rows.boxes, rows.scores, rows.category_ids])
         if iou_type == 'segm':
             rles = [dict(rle) for rle in rows.rles or ()]
             detections = coco.load_res(table, segmentation=rles)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -15,18 +14,18 @@ from numpy.typing import NDArray
 from mlperf_det.errors import UserError
 
 
-class _Image(msgspec.Struct):
+class _Image(msgspec.Struct, gc=False):
     id: int
     height: int | None = None
     width: int | None = None
 
 
-class _Category(msgspec.Struct):
+class _Category(msgspec.Struct, gc=False):
     id: int
     name: str = ''
 
 
-class _Annotation(msgspec.Struct):
+class _Annotation(msgspec.Struct, gc=False):
     id: int
     image_id: int
     category_id: int
@@ -36,7 +35,7 @@ class _Annotation(msgspec.Struct):
     segmentation: msgspec.Raw = msgspec.Raw()
 
 
-class _Annotations(msgspec.Struct):
+class _Annotations(msgspec.Struct, gc=False):
     images: list[_Image]
     categories: list[_Category]
     annotations: list[_Annotation]
@@ -76,32 +75,37 @@ def read_ground_truth(path: Path) -> CocoGroundTruth:
         raise UserError(f'{path}: not a COCO annotation file: {error}') from error
     if not content.annotations:
         raise UserError(f'{path}: no annotations, so no score can be computed; is it the file of a test split?')
-    image_ids = _unique_ids(path, 'images', content.images)
-    category_ids = _unique_ids(path, 'categories', content.categories)
-    if _unique_ids(path, 'annotations', content.annotations)[0] == 0:
+    annotations = content.annotations
+    image_ids = _unique_ids(path, 'images', [image.id for image in content.images])
+    category_ids = _unique_ids(path, 'categories', [category.id for category in content.categories])
+    if _unique_ids(path, 'annotations', [annotation.id for annotation in annotations])[0] == 0:
         # pycocotools marks an unmatched detection with annotation id 0, so a match with that annotation counts as none.
         raise UserError(f'{path}: annotations: id 0 is scored wrongly by pycocotools; number annotations from 1')
-    known_images, known_categories = set(image_ids.tolist()), set(category_ids.tolist())
-    for index, annotation in enumerate(content.annotations):
-        if annotation.image_id not in known_images:
-            raise UserError(f'{path}: annotations[{index}]: image_id {annotation.image_id} is not in images')
-        if annotation.category_id not in known_categories:
-            raise UserError(f'{path}: annotations[{index}]: category_id {annotation.category_id} is not in categories')
+    _check_known(path, 'image_id', [annotation.image_id for annotation in annotations], image_ids, 'images')
+    _check_known(path, 'category_id', [annotation.category_id for annotation in annotations], category_ids,
+                 'categories')
     return CocoGroundTruth(
         path=path, image_ids=image_ids,
         image_sizes=MappingProxyType({image.id: (image.height, image.width) for image in content.images
                                       if image.height is not None and image.width is not None}),
         category_names=MappingProxyType({c.id: c.name for c in sorted(content.categories, key=lambda c: c.id)}),
-        has_masks=all(bytes(a.segmentation) not in (b'', b'[]', b'null') for a in content.annotations))
+        has_masks=all(bytes(a.segmentation) not in (b'', b'[]', b'null') for a in annotations))
 
 
-def _unique_ids(path: Path, field: str, entries: Sequence[_Image | _Category | _Annotation]) -> NDArray[np.int64]:
+def _unique_ids(path: Path, field: str, ids: list[int]) -> NDArray[np.int64]:
     """Return the ids, ascending, after checking that they are distinct and exact as float64 (engines want arrays)."""
-    counts = Counter(entry.id for entry in entries)
-    repeated = [key for key, count in counts.items() if count > 1]
-    if repeated:
+    if ids and not 0 <= min(ids) <= max(ids) <= 2**53:
+        outside = next(each for each in ids if not 0 <= each <= 2**53)
+        raise UserError(f'{path}: {field}: id {outside} is outside 0 to 2**53')
+    unique, counts = np.unique(np.array(ids, dtype=np.int64), return_counts=True)
+    repeated = unique[counts > 1]
+    if len(repeated):
         raise UserError(f'{path}: {field}: {len(repeated)} ids occur more than once, first {repeated[0]}')
-    outside = [key for key in counts if not 0 <= key <= 2**53]
-    if outside:
-        raise UserError(f'{path}: {field}: id {outside[0]} is outside 0 to 2**53')
-    return np.array(sorted(counts), dtype=np.int64)
+    return unique
+
+
+def _check_known(path: Path, name: str, ids: list[int], known: NDArray[np.int64], field: str) -> None:
+    unknown = set(ids).difference(known.tolist())
+    if unknown:
+        index = next(index for index, each in enumerate(ids) if each in unknown)
+        raise UserError(f'{path}: annotations[{index}]: {name} {ids[index]} is not in {field}')

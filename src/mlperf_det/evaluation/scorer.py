@@ -82,6 +82,7 @@ class AsyncScorer:
         self._pending = 0
         self._process: multiprocessing.process.BaseProcess | None = None
         self._connection: Connection | None = None
+        self._feeder: threading.Thread | None = None
 
     def start(self) -> None:
         """Start the worker, which begins to read the annotation file. Returns at once."""
@@ -93,7 +94,9 @@ class AsyncScorer:
         self._process = context.Process(target=_work, args=(theirs, self._job), name='coco-scorer', daemon=True)
         self._process.start()
         theirs.close()
-        threading.Thread(target=self._feed, args=(self._connection,), name='coco-scorer-feed', daemon=True).start()
+        self._feeder = threading.Thread(
+            target=self._feed, args=(self._connection,), name='coco-scorer-feed', daemon=True)
+        self._feeder.start()
         # Runs before multiprocessing's own exit handler, which would wait for a worker that ignores SIGTERM.
         atexit.register(self._kill)
 
@@ -188,7 +191,9 @@ class AsyncScorer:
         self._outbox.put(None)
         process.kill()
         process.join(_GRACE)
-        if connection is not None:
+        if connection is not None and self._feeder is not None:
+            # It may be sending to the worker that has just been killed; the connection is closed behind it.
+            self._feeder.join(_GRACE)
             connection.close()
         atexit.unregister(self._kill)
 
@@ -207,15 +212,23 @@ def _work(connection: Connection, job: _Job) -> None:
             raise UserError(f'{job.annotations}: {len(unknown)} category ids of the dataset are not in it, first '
                             f'{unknown[0]}; is it the annotation file of this dataset?')
         scorer = Scorer(ground_truth, job.engine)
-        while epoch := connection.recv_bytes():
-            rows = unpack(connection.recv_bytes())
+        while (evaluation := _next_evaluation(connection)) is not None:
+            epoch, data = evaluation
             started = time.perf_counter()
-            summaries = scorer.score(rows, job.iou_types)
-            connection.send(ScoredEvaluation(epoch=int.from_bytes(epoch, 'little', signed=True), summaries=summaries,
-                                             seconds=time.perf_counter() - started))
-    except EOFError:
-        pass
+            summaries = scorer.score(unpack(data), job.iou_types)
+            connection.send(ScoredEvaluation(epoch=epoch, summaries=summaries, seconds=time.perf_counter() - started))
+    except ConnectionError:
+        pass  # The training has ended, so nobody waits for the score.
     except UserError as error:
         connection.send(('user', str(error)))
     except BaseException:  # noqa: BLE001 - whatever it was, the parent raises it with this traceback
         connection.send(('failed', traceback.format_exc()))
+
+
+def _next_evaluation(connection: Connection) -> tuple[int, bytes] | None:
+    """Wait for what `AsyncScorer._feed` sends: epoch and packed rows; None when the training needs no more or ended."""
+    try:
+        epoch = connection.recv_bytes()
+        return (int.from_bytes(epoch, 'little', signed=True), connection.recv_bytes()) if epoch else None
+    except (EOFError, OSError):
+        return None
