@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as mask_utils
 
 from mlperf_det.data.annotations import Annotations, read_annotations
 from mlperf_det.data.aspect_sampler import steps_per_epoch
-from mlperf_det.data.coco_masks import read_outlines
+from mlperf_det.data.coco_masks import Outlines, read_outlines
 from mlperf_det.data.decode import decode_rgb
 from mlperf_det.data.maskrcnn_input import (
     MaskBatch,
     MaskImageSource,
     ResizeTransform,
+    check_outlines,
     evaluation_batches,
     input_size,
     padded_size,
@@ -266,6 +268,30 @@ def test_outlines_of_other_annotations_are_refused(scenes: Path) -> None:
     annotations = read_annotations(path)
     with pytest.raises(ValueError, match='outlines for'):
         MaskImageSource(annotations, scenes, read_outlines(path, annotations.annotation_ids[:3]), fixed_shapes=False)
+
+
+def with_masks_moved(outlines: Outlines, objects: NDArray[np.int64]) -> Outlines:
+    """The outlines with some of the objects' drawn a thousand pixels further right."""
+    corners = outlines.corners.copy()
+    starts = outlines.part_offsets[outlines.object_offsets]
+    for index in objects:
+        corners[starts[index]:starts[index + 1], 0] += 1000
+    return replace(outlines, corners=corners)
+
+
+def test_masks_that_lie_elsewhere_than_their_boxes_are_refused(scenes: Path) -> None:
+    path = scenes / 'annotations' / 'instances_train2017.json'
+    few = training_targets(read_annotations(path))
+    times = -(-200 // len(few.boxes))
+    many = replace(few, **{name: np.concatenate([getattr(few, name)] * times)
+                           for name in ('boxes', 'labels', 'areas', 'crowd', 'annotation_ids')})
+    outlines = read_outlines(path, many.annotation_ids)
+    check_outlines(outlines, many)
+    allowed = len(outlines) // 100
+    check_outlines(with_masks_moved(outlines, np.arange(allowed)), many)
+    with pytest.raises(UserError, match=f'annotation {many.annotation_ids[5]}: its mask lies elsewhere than its box, '
+                                        f'and so do {allowed} more of {len(outlines)}'):
+        check_outlines(with_masks_moved(outlines, np.arange(5, 6 + allowed)), many)
 
 
 @pytest.mark.shared

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +18,9 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from mlperf_det.data.batch import Batch
 from mlperf_det.models.retinanet import ASPECT_RATIOS, RetinaNet, RetinaNetArchitecture
+
+# Modules beside the tests, which measurements import as well.
+sys.path.insert(0, str(Path(__file__).parent))
 
 
 class TorchvisionPeer(torch.nn.Module):

@@ -6,12 +6,13 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import nms
 
 from mlperf_det.models.legacy_boxes import to_inclusive, to_twins
 from mlperf_det.models.maskrcnn_anchors import STRIDES, cell_anchors, pyramid_anchors
-from mlperf_det.models.rpn import RpnHead, propose, select_over_batch, select_per_image
+from mlperf_det.models.rpn import RpnHead, propose, select_over_batch, select_per_image, surroundings
 
 GRIDS = [(56, 72), (28, 36), (14, 18), (7, 9), (4, 5)]
 SIZES = torch.tensor([[224, 288], [201, 260]])
@@ -88,23 +89,62 @@ def test_evaluation_cuts_per_image() -> None:
     assert torch.equal(chosen[1, 0], boxes[1, 2])
 
 
-def test_head_is_that_of_its_layers_and_orders_anchors_as_the_anchors_are() -> None:
-    head = RpnHead(16)
-    pyramid = [torch.randn(2, 16, *grid) for grid in GRIDS[2:]]
-    logits, offsets = head(pyramid)
-    for level, level_logits, level_offsets in zip(pyramid, logits, offsets, strict=True):
+def random_pyramid(seed: int) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(2, 16, *grid, generator=generator) for grid in GRIDS[2:]]
+
+
+def maps_of_layers(head: RpnHead, pyramid: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """The head written out layer by layer, on all anchors and with gradients: (N, A) and (N, A, 4)."""
+    logits, offsets = [], []
+    for level in pyramid:
         hidden = head.conv(level).relu()
         height, width = level.shape[2:]
-        expected = head.cls_logits(hidden).permute(0, 2, 3, 1).reshape(2, height * width * 3)
-        torch.testing.assert_close(level_logits, expected)
-        expected = head.bbox_pred(hidden).view(2, 3, 4, height, width).permute(0, 3, 4, 1, 2).reshape(2, -1, 4)
-        torch.testing.assert_close(level_offsets, expected)
+        logits.append(head.cls_logits(hidden).permute(0, 2, 3, 1).reshape(2, height * width * 3))
+        offsets.append(head.bbox_pred(hidden).view(2, 3, 4, height, width).permute(0, 3, 4, 1, 2).reshape(2, -1, 4))
+    return torch.cat(logits, dim=1), torch.cat(offsets, dim=1)
+
+
+def test_head_is_that_of_its_layers_and_orders_anchors_as_the_anchors_are() -> None:
+    head, pyramid = RpnHead(16), random_pyramid(1)
+    for found, expected in zip(head(pyramid), maps_of_layers(head, pyramid), strict=True):
+        torch.testing.assert_close(torch.cat(found, dim=1), expected)
+
+
+def test_surroundings_are_what_a_convolution_sees() -> None:
+    pyramid = random_pyramid(2)
+    everywhere = torch.cat([F.unfold(level, 3, padding=1).view(2, 16, 9, -1) for level in pyramid], dim=3)
+    cells = torch.stack([torch.randperm(everywhere.shape[3]) for _ in range(2)])
+    expected = everywhere.permute(0, 3, 2, 1).gather(1, cells[..., None, None].expand(-1, -1, 9, 16))
+    assert torch.equal(surroundings(pyramid, cells), expected)
+
+
+def test_chosen_anchors_have_the_values_and_the_gradients_of_the_whole_maps() -> None:
+    head = RpnHead(16)
+    anchors = torch.randint(3 * sum(h * w for h, w in GRIDS[2:]), (2, 40))
+    anchors[:, :6] = torch.tensor([0, 1, 2, 2, 2, 4])  # a corner, one cell's three anchors, an anchor drawn thrice
+    results = []
+    for chosen_only in (False, True):
+        pyramid = [level.requires_grad_() for level in random_pyramid(3)]
+        head.zero_grad()
+        if chosen_only:
+            logits, offsets = head.of_anchors(pyramid, anchors)
+        else:
+            logits, offsets = maps_of_layers(head, pyramid)
+            logits, offsets = logits.gather(1, anchors), offsets.gather(1, anchors[..., None].expand(-1, -1, 4))
+        (logits.tanh().sum() + (offsets * torch.arange(320.0).view(2, 40, 4)).tanh().sum()).backward()
+        results.append([logits, offsets, *(level.grad for level in pyramid), *(p.grad for p in head.parameters())])
+    for expected, found in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_head_is_exact_in_reduced_precision() -> None:
     head = RpnHead(16)
     torch.nn.init.constant_(head.cls_logits.bias, 100.0)  # bfloat16 knows 100 and 100.5, nothing between
+    pyramid = [torch.randn(1, 16, 8, 8)]
     with torch.autocast('cpu', torch.bfloat16):
-        logits, _ = head([torch.randn(1, 16, 8, 8)])
-    assert logits[0].dtype == torch.float32
+        logits, _ = head(pyramid)
+        again, _ = head.of_anchors(pyramid, torch.arange(192)[None])
+    assert logits[0].dtype == again.dtype == torch.float32
     assert len(logits[0].unique()) > 150
+    torch.testing.assert_close(again, logits[0], rtol=0, atol=1e-3)

@@ -88,7 +88,8 @@ def test_losses(anchors: Tensor) -> None:
     boxes, labels = random_boxes(1)
     logits, offsets = torch.randn(3, len(anchors)), torch.randn(3, len(anchors), 4) * 0.2
     drawn, targets = draw_anchors(anchors, boxes, labels, SIZES)
-    losses = rpn_losses(logits, offsets, anchors, drawn, targets)
+    chosen = drawn.index[..., None].expand(-1, -1, 4)
+    losses = rpn_losses(logits.gather(1, drawn.index), offsets.gather(1, chosen), anchors, drawn, targets)
     entropy = distance = 0.0
     coder = BoxCoder((1.0, 1.0, 1.0, 1.0))
     for image in range(3):
@@ -106,8 +107,8 @@ def test_losses(anchors: Tensor) -> None:
 
 
 def test_nothing_drawn_gives_zero_and_finite_gradients(anchors: Tensor) -> None:
-    logits = torch.randn(1, len(anchors), requires_grad=True)
-    offsets = torch.randn(1, len(anchors), 4, requires_grad=True)
+    logits = torch.randn(1, 256, requires_grad=True)
+    offsets = torch.randn(1, 256, 4, requires_grad=True)
     none = torch.zeros(1, 256, dtype=torch.bool)
     drawn = Drawn(index=torch.zeros(1, 256, dtype=torch.int64), positive=none, used=none)
     losses = rpn_losses(logits, offsets, anchors, drawn, torch.zeros(1, 256, 4))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -12,12 +13,12 @@ import torch
 from torch import nn
 
 from mlperf_det.benchmarks.dataset_task import DatasetTask, verified_backbone
-from mlperf_det.data.annotations import Annotations, read_annotations
+from mlperf_det.data.annotations import read_annotations
 from mlperf_det.data.aspect_sampler import steps_per_epoch
 from mlperf_det.data.backbone import VerifiedBackbone, read_arrays
 from mlperf_det.data.batch import Batch
 from mlperf_det.data.coco_masks import read_outlines
-from mlperf_det.data.layout import Dataset, open_dataset
+from mlperf_det.data.layout import Dataset, check_unchanged, open_dataset
 from mlperf_det.data.loader import default_workers
 from mlperf_det.data.maskrcnn_input import (
     MIRROR_PROBABILITY,
@@ -80,27 +81,31 @@ class MaskRcnnTask(DatasetTask):
     """Mask R-CNN bound to a recipe, a verified dataset and a backbone file."""
 
     static_graph = True
+    logs_blocks = True
 
     def __init__(self, recipe: MaskRcnnRecipe, dataset: Dataset, backbone: VerifiedBackbone | None) -> None:
+        super().__init__(dataset, backbone)
         self.recipe: MaskRcnnRecipe = recipe
-        self._dataset = dataset
-        self._backbone = backbone
-        train, evaluation = dataset.split('train'), dataset.split('val')
+        self.train_samples = dataset.split('train').substantial_images
+        self.eval_samples = dataset.split('val').images
+        self.architecture = _architecture(recipe.architecture, len(self.category_ids), self.annotations)
+
+    @cached_property
+    def _train_source(self) -> MaskImageSource:
+        split = self._dataset.split('train')
         # Trimmed annotation files have no outlines.
-        targets = training_targets(read_annotations(train.source))
-        scored = read_annotations(evaluation.source)
-        if tuple(targets.category_ids) != tuple(scored.category_ids):
-            raise UserError(f'{train.source}: its categories differ from those of {evaluation.source}; '
-                            'give both splits of one dataset')
-        self._category_ids = tuple(int(category) for category in scored.category_ids)
-        self.architecture = _architecture(recipe.architecture, scored)
-        self._train_source = MaskImageSource(
-            targets, train.image_root, read_outlines(train.source, targets.annotation_ids),
-            fixed_shapes=recipe.fixed_shapes)
-        self._evaluation_source = MaskImageSource(scored, evaluation.image_root, None,
-                                                  fixed_shapes=recipe.fixed_shapes)
-        self.train_samples = len(self._train_source)
-        self.eval_samples = len(self._evaluation_source)
+        path = check_unchanged(split.source, split.source_sha256)
+        targets = training_targets(read_annotations(path))
+        source = MaskImageSource(targets, split.image_root, read_outlines(path, targets.annotation_ids),
+                                 fixed_shapes=self.recipe.fixed_shapes)
+        return self.counted(source, self.train_samples)
+
+    @cached_property
+    def _evaluation_source(self) -> MaskImageSource:
+        split = self._dataset.split('val')
+        annotations = read_annotations(check_unchanged(split.source, split.source_sha256))
+        source = MaskImageSource(annotations, split.image_root, None, fixed_shapes=self.recipe.fixed_shapes)
+        return self.counted(source, self.eval_samples)
 
     def build_model(self) -> MaskRcnn:
         """Return the network with its backbone weights loaded, or drawn at random if the recipe says so."""
@@ -214,12 +219,12 @@ def mlperf_layer_names(model: nn.Module) -> list[str]:
     return list(_LOGGED_LAYERS)
 
 
-def _architecture(name: str, annotations: Annotations) -> MaskRcnnArchitecture:
+def _architecture(name: str, categories: int, annotations: Path) -> MaskRcnnArchitecture:
     """Return the named architecture; the reduced one takes as many classes as the data have."""
-    architecture, categories = _ARCHITECTURES[name], len(annotations.category_ids)
+    architecture = _ARCHITECTURES[name]
     if name == 'maskrcnn_smoke':
         return dataclasses.replace(architecture, num_classes=categories)
     if categories != architecture.num_classes:
-        raise UserError(f'{annotations.path}: has {categories} categories, {name} has {architecture.num_classes}; '
+        raise UserError(f'{annotations}: has {categories} categories, {name} has {architecture.num_classes}; '
                         'give the COCO 2017 annotations')
     return architecture

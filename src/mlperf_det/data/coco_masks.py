@@ -63,6 +63,16 @@ class Outlines:
         """Return the number of objects."""
         return len(self.object_offsets) - 1
 
+    def extents(self) -> NDArray[np.float32]:
+        """Return left, top, right and bottom (O, 4) of all polygons of each object; NaN where it has none."""
+        starts = self.part_offsets[self.object_offsets]
+        drawn = np.flatnonzero(np.diff(starts))
+        found = np.full((len(self), 4), np.nan, dtype=np.float32)
+        if len(drawn):
+            found[drawn, :2] = np.minimum.reduceat(self.corners, starts[drawn], axis=0)
+            found[drawn, 2:] = np.maximum.reduceat(self.corners, starts[drawn], axis=0)
+        return found
+
 
 def read_outlines(path: Path, annotation_ids: NDArray[np.int64]) -> Outlines:
     """Read the masks of annotations as polygons.

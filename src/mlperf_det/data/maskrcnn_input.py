@@ -30,6 +30,8 @@ MIRROR_PROBABILITY = 0.5
 #: Sides of a batch are multiples of this: the stride of the coarsest feature map that is added to another.
 SIZE_DIVISOR = 32
 _LEAST_TARGETS = 8
+#: A mask lies elsewhere than its box where their extents overlap less (IoU); and the share of such masks let through.
+_LEAST_EXTENT_IOU, _MOST_ELSEWHERE = 0.5, 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,13 +150,16 @@ class MaskImageSource(ImageSource):
         image_root: folder that the file names are relative to.
         outlines: of all boxes, in their order; None where no masks are trained.
         fixed_shapes: pad to one of two shapes (wide, upright) instead of to the largest image of the batch.
+
+    Raises:
+        UserError: masks and boxes do not belong together.
     """
 
     def __init__(self, annotations: Annotations, image_root: Path, outlines: Outlines | None, *,
                  fixed_shapes: bool) -> None:
         super().__init__(annotations, image_root, drop_empty=False)
-        if outlines is not None and len(outlines) != len(annotations.boxes):
-            raise ValueError(f'{len(outlines)} outlines for {len(annotations.boxes)} boxes')
+        if outlines is not None:
+            check_outlines(outlines, annotations)
         self._outlines = outlines
         self._fixed_shapes = fixed_shapes
 
@@ -207,6 +212,28 @@ class MaskImageSource(ImageSource):
                 int(self.annotations.widths[image]), mirrored=mirrored))
         return make_polygons(np.concatenate(corners), np.cumsum(np.concatenate(lengths)),
                              np.concatenate([[0], np.cumsum(parts)]))
+
+
+def check_outlines(outlines: Outlines, annotations: Annotations) -> None:
+    """Refuse masks that were drawn for other boxes: such data train without an error and score no mask AP.
+
+    In COCO a box is the extent of its mask; a few that differ are let through.
+
+    Raises:
+        UserError: over a hundredth of the masks lie elsewhere than their boxes.
+    """
+    if len(outlines) != len(annotations.boxes):
+        raise ValueError(f'{len(outlines)} outlines for {len(annotations.boxes)} boxes')
+    extents, boxes = outlines.extents(), annotations.boxes.copy()
+    boxes[:, 2:] += boxes[:, :2]
+    sides = np.minimum(extents[:, 2:], boxes[:, 2:]) - np.maximum(extents[:, :2], boxes[:, :2])
+    overlap = sides.clip(0).prod(axis=1)
+    union = sum((corners[:, 2:] - corners[:, :2]).prod(axis=1) for corners in (extents, boxes)) - overlap
+    elsewhere = np.flatnonzero(overlap < _LEAST_EXTENT_IOU * union)
+    if len(elsewhere) > _MOST_ELSEWHERE * len(outlines):
+        raise UserError(f'{annotations.path}: annotation {annotations.annotation_ids[elsewhere[0]]}: its mask lies '
+                        f'elsewhere than its box, and so do {len(elsewhere) - 1} more of {len(outlines)}; '
+                        'segmentations and boxes are mixed up')
 
 
 def padded_size(valid_sizes: Tensor, fixed: tuple[int, int] | None) -> tuple[int, int]:

@@ -9,6 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+#: Most made-up images that calibrate the norms, and their pixels in all: of large images one is enough.
+_CALIBRATION_IMAGES, _CALIBRATION_PIXELS = 8, 1 << 19
+
 
 class FrozenBatchNorm2d(nn.Module):
     """A fixed ``x * scale + shift`` per channel; has buffers only, so nothing is trained or updated.
@@ -88,7 +91,8 @@ def calibrate_frozen_norms(model: nn.Module, forward: Callable[[Tensor], object]
         image_size: S, pixels.
     """
     norms = [module for module in model.modules() if isinstance(module, FrozenBatchNorm2d)]
-    noise = [F.interpolate(torch.rand(8, 3, cells, cells), size=(image_size, image_size), mode='bilinear')
+    count = max(1, min(_CALIBRATION_IMAGES, _CALIBRATION_PIXELS // image_size**2))
+    noise = [F.interpolate(torch.rand(count, 3, cells, cells), size=(image_size, image_size), mode='bilinear')
              for cells in (3, 12, 48)]
     images = (255 * torch.stack(noise).mean(dim=0)).to(torch.uint8)
     for norm in norms:

@@ -110,7 +110,7 @@ class MaskRcnn(nn.Module):
         return {'classifier': classifier_loss(class_logits, regions),
                 'box_reg': box_loss(box_offsets, regions),
                 'mask': self._mask_loss(pyramid, regions, batch),
-                **rpn_losses(torch.cat(logits, dim=1), torch.cat(offsets, dim=1), joined, drawn, targets)}
+                **rpn_losses(*self.rpn.of_anchors(pyramid, drawn.index), joined, drawn, targets)}
 
     @torch.no_grad()
     def detect(self, batch: MaskBatch) -> Detections:
@@ -140,11 +140,16 @@ class MaskRcnn(nn.Module):
         return images.flip(1) - self.image_mean
 
     def _first_stage(self, batch: MaskBatch) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
-        """Return the pyramid P2 to P6 and per level logits, offsets and anchors."""
+        """Return the pyramid P2 to P6 and per level logits, offsets and anchors.
+
+        The pyramid is in float32 and laid out channel by channel, as RoIAlign reads it: converted here once, and the
+        gradients of all that reads it meet before they are rounded.
+        """
         pyramid = self.backbone(self.normalise(batch))
         logits, offsets = self.rpn(pyramid)
         grids = [(int(level.shape[2]), int(level.shape[3])) for level in pyramid]
-        return pyramid, logits, offsets, pyramid_anchors(self.cells, grids)
+        return ([level.float().contiguous() for level in pyramid], logits, offsets,
+                pyramid_anchors(self.cells, grids))
 
     def _classify(self, pyramid: list[Tensor], boxes: Tensor) -> tuple[Tensor, Tensor]:
         """Return class logits (N * S, classes) and offsets (N * S, classes, 4) of boxes (N, S, 4)."""

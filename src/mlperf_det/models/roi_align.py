@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import roi_align
 
+from mlperf_det.models.fixed_shapes import wants_fixed_shapes
 from mlperf_det.models.legacy_boxes import to_inclusive
 
 #: Strides of the levels that regions are taken from: P2 to P5.
@@ -31,24 +32,24 @@ def region_levels(twins: Tensor) -> Tensor:
 
 
 def pyramid_roi_align(pyramid: Sequence[Tensor], images: Tensor, twins: Tensor, side: int) -> Tensor:
-    """Return the features (R, channels, side, side) float32 of regions.
+    """Return the features (R, channels, side, side) of regions.
 
     Corners are the inclusive ones and there is no offset by half a pixel.
 
     Args:
-        pyramid: P2 to P5, each (N, channels, H, W).
+        pyramid: P2 to P5, each (N, channels, H, W) float32; further levels are not used.
         images: (R,) int64, the image of each region.
         twins: (R, 4) float32.
         side: bins along a side.
     """
-    pick = _by_index if twins.device.type == 'cpu' else _by_masking
+    pick = _by_masking if wants_fixed_shapes(twins.device) else _by_index
     # A diverging network proposes NaN, with which torchvision's operator reads outside of its memory. The features are
     # NaN by then too, so the loss says what happened.
     twins = twins.nan_to_num(0.0)
     levels = region_levels(twins)
     regions = torch.cat([images[:, None].to(twins.dtype), to_inclusive(twins)], dim=1)
     with torch.autocast(twins.device.type, enabled=False):
-        return pick([level.float() for level in pyramid[:len(STRIDES)]], regions, levels, side)
+        return pick(pyramid[:len(STRIDES)], regions, levels, side)
 
 
 def _align(features: Tensor, regions: Tensor, stride: int, side: int) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mlperf_det.models.balanced_sampling import draw_balanced
+from mlperf_det.models.fixed_shapes import wants_fixed_shapes
 from mlperf_det.models.legacy_boxes import pairwise_iou
 
 #: IoU from which a region has the class of the box that it overlaps most; below it is background.
@@ -70,10 +71,9 @@ def draw_regions(proposals: Tensor, present: Tensor, boxes: Tensor, labels: Tens
 def active_slots(active: Tensor) -> Tensor:
     """Return the flat indices of the slots (N, S) that a head computes: at least one, so that it always has gradients.
 
-    On the CPU these are the active slots, whose number is at hand. On an accelerator they are all slots: asking for the
-    number would stop the host until the device has caught up.
+    Where shapes must be fixed these are all slots.
     """
-    if active.device.type != 'cpu':
+    if wants_fixed_shapes(active.device):
         return torch.arange(active.numel(), device=active.device)
     found = active.flatten().nonzero().squeeze(1)
     return found if len(found) else found.new_zeros(1)

@@ -33,22 +33,72 @@ class RpnHead(nn.Module):
             nn.init.normal_(layer.weight, std=0.01)
             nn.init.zeros_(layer.bias)
 
+    @torch.no_grad()
     def forward(self, pyramid: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Return per level the logits (N, A_l) and offsets (N, A_l, 4), float32 whatever the compute dtype.
 
-        The two output layers are one convolution in float32: rounded logits would tie, and rounded offsets of large
-        anchors would be off by pixels.
+        Without gradients, because nothing learns from proposals; losses take `of_anchors`.
         """
         logits, offsets = [], []
         for level in pyramid:
             hidden = F.relu(self.conv(level), inplace=True)
             with torch.autocast(hidden.device.type, enabled=False):
-                weight = torch.cat([self.cls_logits.weight, self.bbox_pred.weight])
-                bias = torch.cat([self.cls_logits.bias, self.bbox_pred.bias])  # type: ignore[list-item]
-                outputs = F.conv2d(hidden.float(), weight, bias).permute(0, 2, 3, 1)
+                outputs = F.conv2d(hidden.float(), *self._output_layer()).permute(0, 2, 3, 1)
             logits.append(outputs[..., :ANCHORS_PER_CELL].flatten(1))
             offsets.append(outputs[..., ANCHORS_PER_CELL:].reshape(len(level), -1, 4))
         return logits, offsets
+
+    def of_anchors(self, pyramid: Sequence[Tensor], anchors: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the same logits (N, S) and offsets (N, S, 4) of some anchors only, and let gradients through.
+
+        The losses see 256 anchors of an image out of 270,000, so the gradient of the maps is zero nearly everywhere.
+        Convolving the chosen cells once more and going back through those alone spares a sixth of a training step.
+
+        Args:
+            pyramid: as for `forward`.
+            anchors: (N, S) int64, numbered through all levels.
+        """
+        patches = surroundings(pyramid, anchors // ANCHORS_PER_CELL).flatten(2)
+        hidden = F.relu(F.linear(patches, self.conv.weight.permute(0, 2, 3, 1).flatten(1), self.conv.bias))
+        with torch.autocast(hidden.device.type, enabled=False):
+            weight, bias = self._output_layer()
+            outputs = F.linear(hidden.float(), weight.flatten(1), bias)
+        ratio = (anchors % ANCHORS_PER_CELL)[..., None]
+        logits = outputs[..., :ANCHORS_PER_CELL].gather(2, ratio).squeeze(2)
+        offsets = outputs[..., ANCHORS_PER_CELL:].view(*anchors.shape, ANCHORS_PER_CELL, 4)
+        return logits, offsets.gather(2, ratio[..., None].expand(-1, -1, 1, 4)).squeeze(2)
+
+    def _output_layer(self) -> tuple[Tensor, Tensor]:
+        """Return weight and bias of both output layers as one.
+
+        It works in float32: rounded logits would tie, and rounded offsets of large anchors would be off by pixels.
+        """
+        return (torch.cat([self.cls_logits.weight, self.bbox_pred.weight]),
+                torch.cat([self.cls_logits.bias, self.bbox_pred.bias]))  # type: ignore[list-item]
+
+
+def surroundings(pyramid: Sequence[Tensor], cells: Tensor) -> Tensor:
+    """Return (N, S, 9, C): what a 3x3 convolution sees at the cells (N, S), row by row, with zeros beyond the border.
+
+    Args:
+        pyramid: levels (N, C, H, W).
+        cells: int64, numbered through all levels, row by row.
+    """
+    offset = torch.arange(-1, 2, device=cells.device)
+    total, first = pyramid[0].new_zeros(()), 0
+    for level in pyramid:
+        height, width = level.shape[2:]
+        cell = cells - first
+        of_level = (cell >= 0) & (cell < height * width)
+        row, column = cell[..., None] // width + offset, cell[..., None] % width + offset
+        inside = (of_level[..., None, None] & ((row >= 0) & (row < height))[..., None]
+                  & ((column >= 0) & (column < width))[:, :, None])
+        place = row.clamp(0, height - 1)[..., None] * width + column.clamp(0, width - 1)[:, :, None]
+        index = place.flatten(1)[:, None].expand(-1, level.shape[1], -1)
+        found = level.flatten(2).gather(2, index).view(*level.shape[:2], -1, 9).permute(0, 2, 3, 1)
+        total = total + torch.where(inside.flatten(2)[..., None], found, 0.0)
+        first += height * width
+    return total
 
 
 @torch.no_grad()

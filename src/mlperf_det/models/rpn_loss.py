@@ -52,19 +52,17 @@ def rpn_losses(logits: Tensor, offsets: Tensor, anchors: Tensor, drawn: Drawn, t
     """Return ``objectness`` (binary cross entropy) and ``rpn_box_reg`` (smooth L1), both over all drawn anchors.
 
     Args:
-        logits: (N, A) float32.
-        offsets: (N, A, 4) float32.
-        anchors: twins (A, 4).
+        logits: (N, S) float32, of the drawn anchors.
+        offsets: (N, S, 4) float32, likewise.
+        anchors: twins (A, 4) of all levels.
         drawn: the anchors that count, S an image.
         targets: twins (N, S, 4) of their boxes.
     """
     count = drawn.used.sum().clamp(min=1)
-    entropy = F.binary_cross_entropy_with_logits(logits.gather(1, drawn.index), drawn.positive.float(),
-                                                 reduction='none')
+    entropy = F.binary_cross_entropy_with_logits(logits, drawn.positive.float(), reduction='none')
     references = anchors[drawn.index]
     # Anchors without a box stand in for their box, so that no logarithm of padding reaches the gradient.
     wanted = encode_offsets(torch.where(drawn.positive[..., None], targets, references), references)
-    found = offsets.gather(1, drawn.index[..., None].expand(-1, -1, 4))
-    distance = F.smooth_l1_loss(found, wanted, beta=BETA, reduction='none').sum(dim=2)
+    distance = F.smooth_l1_loss(offsets, wanted, beta=BETA, reduction='none').sum(dim=2)
     return {'objectness': torch.where(drawn.used, entropy, 0.0).sum() / count,
             'rpn_box_reg': torch.where(drawn.positive, distance, 0.0).sum() / count}
