@@ -24,6 +24,7 @@ def test_a_good_smoke_run_passes_with_all_metrics(bench) -> None:
     assert values['time_to_train'][0] > 0
     assert values['time_to_train'][4] == 's'
     assert 'time_to_train of ssd on 1 node(s) of cpu has no reference' in check.reference_not_needed
+    assert check.run_facts['dataset'].startswith('sha256:')
 
 
 @pytest.mark.parametrize(('changes', 'cause'), [

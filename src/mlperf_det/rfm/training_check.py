@@ -19,6 +19,7 @@ from mlperf_det.errors import UserError
 from mlperf_det.mllog.systems import accelerator_class
 from mlperf_det.recipes.load import override
 from mlperf_det.recipes.recipe import Recipe, Tier
+from mlperf_det.results.regressions import facts_of
 from mlperf_det.rfm import launch, references, run_requirements, site
 from mlperf_det.rfm.constants import Extra, Feature, Tag
 from mlperf_det.rfm.datasets import GENERATED, training_dataset
@@ -103,6 +104,11 @@ class DetectionTrainingCheck(rfm.RunOnlyRegressionTest, NoSilentPass, InContaine
     #:
     #: :type: :class:`int`
     seed = variable(int, value=1, loggable=True)
+
+    #: What the first run stood on, in ReFrame's own record: the next night may use the run's folder again.
+    #:
+    #: :type: :class:`Dict[str, str]`
+    run_facts = variable(typ.Dict[str, str], value={}, loggable=True)
 
     #: Metrics to report; each knows its unit, its direction and the tiers that it belongs to.
     metrics: Sequence[Metric] = ()
@@ -200,6 +206,7 @@ class DetectionTrainingCheck(rfm.RunOnlyRegressionTest, NoSilentPass, InContaine
         """Every run met what was asked of it, and its MLPerf log passes the official checker."""
         try:
             self.runs = [run_requirements.read_run(folder) for folder in self._run_folders()]
+            self.run_facts = facts_of(self.runs[0])
             expected = self._expected()
             problems = [problem for run in self.runs for problem in run_requirements.problems(run, expected)]
         except UserError as error:
