@@ -62,6 +62,14 @@ def test_pass_without_references_says_that_performance_is_not_judged(make_run: F
     assert verdict.line.startswith('PASS [smoke tier, open division, random backbone] ssd smoke, 1 node, CPU: ')
 
 
+def test_a_smoke_run_needs_no_reference(make_run: FolderMaker, tmp_path: Path) -> None:
+    make_run()
+    (tmp_path / 'references.yaml').write_text('{}')
+    verdict = verdict_of(tmp_path, load_references(tmp_path / 'references.yaml'))
+    assert verdict.state is State.PASS
+    assert 'performance is not judged' in verdict.cause
+
+
 def test_pass_against_a_reference(make_run: FolderMaker, tmp_path: Path) -> None:
     times(make_run, 30.0, 30.1, 29.9)
     verdict = verdict_of(tmp_path, references(tmp_path))
@@ -114,7 +122,7 @@ def test_a_mean_that_is_only_not_shown_to_be_worse_is_not_called_as_good(make_ru
     ({'spread': None, 'n': 1}, 'stands on n = 1 without spread')])
 def test_a_missing_or_poor_reference_is_never_silent(make_run: FolderMaker, tmp_path: Path,
                                                      arguments: dict[str, object], words: str) -> None:
-    make_run()
+    make_run(recipe={'tier': 'throughput'})
     verdict = verdict_of(tmp_path, references(tmp_path, **arguments))  # type: ignore[arg-type]
     assert verdict.state is State.FAIL_INFRA
     assert words in verdict.cause

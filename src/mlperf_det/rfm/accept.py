@@ -95,7 +95,7 @@ def judge_runs(cases: Sequence[Case], references: Path | None) -> tuple[Verdict,
         cases: those that were held against references are judged; the others say why they needed none.
         references: the site's.
     """
-    folders = run_folders([case for case in cases if not case.reference_not_needed])
+    folders = run_folders(needing_references(cases))
     verdicts = judge_all(folders, references).verdicts if folders else []
     state = overall(verdicts) if verdicts else State.PASS
     if state is State.PASS:
@@ -147,20 +147,21 @@ def _accept(args: argparse.Namespace, out: Path) -> tuple[Verdict, str, Path | N
     mode = [f'--mode={args.mode}'] if args.mode else []
     session = run_reframe(
         [*(f'--config-file={path}' for path in configuration), *(f'--checkpath={path}' for path in checks),
-         f'--prefix={out}', f'--perflogdir={out / "perflogs"}', '--warn-as-error', *colour, *action,
-         *mode,
+         f'--prefix={out}', f'--perflogdir={out / "perflogs"}', '--warn-as-error', *colour, *action, *mode,
          *args.reframe_arguments],
         report=report, timeout_minutes=args.timeout)
+    cases = session.cases or []
+    own = (path.parent / REFERENCES_FILE for path in reversed(configuration))
+    references = next((file for file in own if file.is_file()), None)
     verdict, cause = judge(session)
     if verdict is Verdict.PASSED:
-        own = (path.parent / REFERENCES_FILE for path in reversed(configuration))
-        of_runs = judge_runs(session.cases or [], next((file for file in own if file.is_file()), None))
+        of_runs = judge_runs(cases, references)
         verdict, cause = (verdict, cause) if of_runs[0] is Verdict.PASSED else of_runs
     if args.junit:
-        write_junit(args.junit, session.cases or [])
-    folders = run_folders(session.cases or [])
-    page = None if args.no_report or not folders else write_report(folders, out / 'report')
-    if verdict is Verdict.PASSED and folders and page is None and not args.no_report:
+        write_junit(args.junit, cases)
+    wanted = not args.no_report and bool(run_folders(cases))
+    page = write_report(report, out / 'report', references if needing_references(cases) else None) if wanted else None
+    if verdict is Verdict.PASSED and wanted and page is None:
         verdict, cause = Verdict.FAILED, 'the checks passed, but their report could not be written'
     return verdict, cause, page
 
@@ -170,11 +171,23 @@ def run_folders(cases: Sequence[Case]) -> list[Path]:
     return [folder for case in cases for folder in case.run_folders]
 
 
-def write_report(folders: Sequence[Path], destination: Path) -> Path | None:
-    """Write the report of run folders and return its page; None where that failed (the reason is on stderr)."""
+def needing_references(cases: Sequence[Case]) -> list[Case]:
+    """Return the cases that were to be held against references."""
+    return [case for case in cases if not case.reference_not_needed]
+
+
+def write_report(session: Path, destination: Path, references: Path | None) -> Path | None:
+    """Write the report of a session and return its page; None where that failed (the reason is on stderr).
+
+    Args:
+        session: ReFrame's own report. A case that failed without leaving a run is in the page, too.
+        destination: folder of the page.
+        references: what the runs are held against.
+    """
     for stale in destination.glob('*.html'):
         stale.unlink()
-    command = [sys.executable, '-m', 'mlperf_det', 'report', *map(str, folders), '-o', str(destination)]
+    command = [sys.executable, '-m', 'mlperf_det', 'report', str(session), '-o', str(destination),
+               *([f'--references={references}'] if references else [])]
     # Its status is the verdict on the runs, so the page itself shows whether it was written.
     subprocess.run(command, check=False, stdout=subprocess.DEVNULL)
     return next(iter(sorted(destination.glob('*.html'))), None)
