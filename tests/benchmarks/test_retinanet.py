@@ -17,6 +17,7 @@ from torchvision.models import resnet50, resnext50_32x4d
 from mlperf_det.benchmarks import retinanet as benchmark
 from mlperf_det.benchmarks.retinanet import RetinaNetTask, build_task, mlperf_tensor_names
 from mlperf_det.data.backbone import VerifiedBackbone, identify_backbone
+from mlperf_det.data.batch import Batch
 from mlperf_det.data.cards import Card, SplitCard
 from mlperf_det.data.layout import file_hash, open_dataset
 from mlperf_det.data.verify import verify_coco
@@ -118,16 +119,47 @@ def test_training_and_evaluation_run_on_the_batches(task: RetinaNetTask) -> None
     assert task.annotations.parent.parent.name == 'validation'
 
 
-def test_compiled_code_gets_batches_of_one_shape(little: Path) -> None:
-    task = build_task(smoke(max_boxes=11, runtime=Runtime(loader_workers=0, compile='model')), little, None)
+@pytest.mark.parametrize('setting', [{'compile': 'model'}, {'cuda_graph': True}])
+def test_compiled_and_recorded_steps_get_batches_of_one_shape(little: Path, setting: dict[str, Any]) -> None:
+    task = build_task(smoke(max_boxes=11, runtime=Runtime(loader_workers=0, **setting)), little, None)
     shapes = {tuple(batch.boxes.shape[1:]) for batch in
               task.train_batches(epoch=0, skip=0, rank=0, world_size=1, seed=5)}
     assert shapes == {(11, 4)}
 
 
-def test_more_boxes_than_the_cap_are_refused_before_training(little: Path) -> None:
+@pytest.mark.parametrize('decoder', ['gpu', 'dali'])
+def test_the_decoder_of_the_recipe_reads_the_same_batches(little: Path, decoder: str) -> None:
+    """On a machine without a GPU both decode on the CPU; `training.device.resolve` refuses 'gpu' in a run there."""
+    if decoder == 'dali':
+        pytest.importorskip('nvidia.dali', reason='NVIDIA DALI is not installed')
+    plain, other = (build_task(smoke(runtime=Runtime(loader_workers=0, decoder=kind)), little, None)  # type: ignore[arg-type]
+                    for kind in ('cpu', decoder))
+    seen = 0
+    for epoch in (0, 1):
+        pairs = zip(plain.train_batches(epoch=epoch, skip=1, rank=0, world_size=1, seed=5),
+                    other.train_batches(epoch=epoch, skip=1, rank=0, world_size=1, seed=5), strict=True)
+        seen += sum(same_batch(mine, theirs, exact=decoder == 'gpu' and not torch.cuda.is_available())
+                    for mine, theirs in pairs)
+    pairs = zip(plain.evaluation_batches(rank=0, world_size=1), other.evaluation_batches(rank=0, world_size=1),
+                strict=True)
+    seen += sum(same_batch(mine, theirs, exact=decoder == 'gpu' and not torch.cuda.is_available())
+                for mine, theirs in pairs)
+    assert seen == 2 * 4 + 5
+
+
+def same_batch(mine: Batch, theirs: Batch, *, exact: bool) -> int:
+    """Compare two batches; return their images."""
+    for name in ('image_ids', 'sizes', 'boxes', 'labels'):
+        assert torch.equal(getattr(mine, name), getattr(theirs, name)), name
+    levels = (mine.images.int() - theirs.images.cpu().int()).abs().float()
+    assert levels.max() == 0 if exact else levels.mean() < 1.5
+    return len(mine)
+
+
+def test_more_boxes_than_the_cap_are_refused_before_the_first_batch(little: Path) -> None:
+    task = build_task(smoke(max_boxes=2), little, None)
     with pytest.raises(UserError, match=r'0000000000000002.jpg has 3 boxes, more than max_boxes \(2\)'):
-        build_task(smoke(max_boxes=2), little, None)
+        task.train_batches(epoch=0, skip=0, rank=0, world_size=1, seed=5)
 
 
 def test_adam_over_what_is_trained(task: RetinaNetTask) -> None:
@@ -217,7 +249,7 @@ class TestBackbone:
             self, little: Path, published: tuple[VerifiedBackbone, dict[str, Tensor]],
             monkeypatch: pytest.MonkeyPatch) -> None:
         backbone, state = published
-        monkeypatch.setattr(benchmark, '_architecture', lambda name, annotations: RETINANET_RESNEXT50)
+        monkeypatch.setattr(benchmark, '_architecture', lambda *arguments: RETINANET_RESNEXT50)
         task = RetinaNetTask(replace(full_size(), pretrained_backbone=True), open_dataset(CARD, little), backbone)
         model = task.build_model()
         loaded = model.backbone.body.state_dict()

@@ -8,7 +8,7 @@ from PIL import Image
 from torch.nn.functional import interpolate
 
 from mlperf_det.data.batch import Batch
-from mlperf_det.data.retinanet_input import RetinaNetTrainTransform, pad_boxes
+from mlperf_det.data.retinanet_input import RetinaNetTransform, pad_boxes
 from mlperf_det.errors import UserError
 
 
@@ -20,7 +20,7 @@ def photo(height: int = 57, width: int = 83) -> NDArray[np.uint8]:
 def transformed(image: NDArray[np.uint8], boxes: list[list[float]], labels: list[int], *, mirrored: bool
                 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     seed = next(s for s in range(100) if (np.random.default_rng(s).random() < 0.5) == mirrored)
-    return RetinaNetTrainTransform(40)(image, np.array(boxes).reshape(-1, 4), np.array(labels, dtype=np.int64),
+    return RetinaNetTransform(40)(image, np.array(boxes).reshape(-1, 4), np.array(labels, dtype=np.int64),
                                        np.random.default_rng(seed))
 
 
@@ -56,7 +56,7 @@ def test_an_image_whose_boxes_all_vanish_stays() -> None:
 
 
 def test_half_of_the_images_are_mirrored() -> None:
-    image, rng, transform = photo(30, 30), np.random.default_rng(3), RetinaNetTrainTransform(30)
+    image, rng, transform = photo(30, 30), np.random.default_rng(3), RetinaNetTransform(30)
     plain = torch.from_numpy(image).permute(2, 0, 1)
     same = sum(torch.equal(transform(image, np.zeros((0, 4)), np.zeros(0, np.int64), rng)[0], plain)
                for _ in range(400))

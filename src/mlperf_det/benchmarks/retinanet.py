@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -13,19 +14,19 @@ from torch import nn
 
 from mlperf_det.benchmarks.dataset_task import DatasetTask, verified_backbone
 from mlperf_det.data.annotation_cache import read_cached
-from mlperf_det.data.annotations import Annotations
 from mlperf_det.data.backbone import VerifiedBackbone, read_arrays
 from mlperf_det.data.batch import Batch
-from mlperf_det.data.layout import Dataset, open_dataset
+from mlperf_det.data.device_decode import BatchDecoder, EncodedSource, batch_decoder, decoded
+from mlperf_det.data.layout import Dataset, check_unchanged, open_dataset
 from mlperf_det.data.loader import ImageSource, evaluation_batches, steps_per_epoch, train_batches
-from mlperf_det.data.retinanet_input import RetinaNetTrainTransform, check_box_count, pad_boxes
-from mlperf_det.data.transforms import SquashTransform
+from mlperf_det.data.retinanet_input import RetinaNetTransform, check_box_count, pad_boxes
 from mlperf_det.errors import UserError
 from mlperf_det.models.frozen_batch_norm import calibrate_frozen_norms
 from mlperf_det.models.resnet_fpn import load_body
 from mlperf_det.models.retinanet import RETINANET_RESNEXT50, RETINANET_SMOKE, RetinaNet, RetinaNetArchitecture
 from mlperf_det.recipes.recipe import Recipe
 from mlperf_det.recipes.retinanet import RetinaNetRecipe
+from mlperf_det.training.device import current_device
 
 _ARCHITECTURES: Mapping[str, RetinaNetArchitecture] = MappingProxyType({
     'retinanet_resnext50': RETINANET_RESNEXT50,
@@ -59,28 +60,48 @@ class RetinaNetTask(DatasetTask):
     first_epoch_num = 0
 
     def __init__(self, recipe: RetinaNetRecipe, dataset: Dataset, backbone: VerifiedBackbone | None) -> None:
+        super().__init__(dataset, backbone)
         self.recipe: RetinaNetRecipe = recipe
-        self._dataset = dataset
-        self._backbone = backbone
-        train, evaluation = dataset.split('train'), dataset.split('val')
-        annotations = read_cached(train.annotations, train.annotations_sha256)
-        check_box_count(annotations, recipe.max_boxes)
-        # Images without boxes are trained on as well: all background.
-        self._train_source = ImageSource(annotations, train.image_root, drop_empty=False)
-        self._evaluation_source = ImageSource(
-            read_cached(evaluation.annotations, evaluation.annotations_sha256), evaluation.image_root,
-            drop_empty=False)
-        self.train_samples = len(self._train_source)
-        self.eval_samples = len(self._evaluation_source)
-        scored = self._evaluation_source.annotations
-        if not _same_categories(annotations, scored):
-            raise UserError(f'{train.annotations}: its categories differ from those of {evaluation.annotations}; '
-                            'prepare both splits from one source')
-        self._category_ids = tuple(int(category) for category in scored.category_ids)
-        self.architecture = _architecture(recipe.architecture, scored)
+        self.train_samples = dataset.split('train').images
+        self.eval_samples = dataset.split('val').images
+        self.architecture = _architecture(recipe.architecture, self.category_ids, self.annotations)
         size = self.architecture.image_size
-        self._train_transform = RetinaNetTrainTransform(size)
-        self._evaluation_transform = SquashTransform(size, antialias=False)
+        self._train_transform = RetinaNetTransform(size)
+        self._evaluation_transform = RetinaNetTransform(size, mirror_probability=0.0)
+
+    @cached_property
+    def _train_source(self) -> ImageSource:
+        source = self._source('train', self.train_samples)
+        check_box_count(source.annotations, self.recipe.max_boxes)
+        return source
+
+    @cached_property
+    def _evaluation_source(self) -> ImageSource:
+        source, train = self._source('val', self.eval_samples), self._train_source
+        if source.annotations.category_names != train.annotations.category_names:
+            raise UserError(f'{train.annotations.path}: its categories differ from those of {source.annotations.path}; '
+                            'prepare both splits from one source')
+        return source
+
+    def _source(self, name: str, images: int) -> ImageSource:
+        """Return a split; its images come decoded, or as files for the decoder of the recipe."""
+        split = self._dataset.split(name)
+        # Scores are computed from the file itself, whatever the columns beside it hold.
+        path = check_unchanged(split.annotations, split.annotations_sha256)
+        annotations = read_cached(path, split.annotations_sha256)
+        kind = ImageSource if self.recipe.runtime.decoder == 'cpu' else EncodedSource
+        # Images without boxes are trained on as well: all background.
+        return self.counted(kind(annotations, split.image_root, drop_empty=False), images)
+
+    @cached_property
+    def _decoder(self) -> BatchDecoder:
+        runtime, size = self.recipe.runtime, self.architecture.image_size
+        assert runtime.decoder != 'cpu'
+        most = max(self.recipe.local_batch_size, self.recipe.eval_batch_size)
+        return batch_decoder(runtime.decoder, size, current_device(), batch_size=most)
+
+    def _decoded(self, batches: Iterable[Batch], source: ImageSource) -> Iterable[Batch]:
+        return decoded(batches, source, self._decoder) if isinstance(source, EncodedSource) else batches
 
     def build_model(self) -> RetinaNet:
         """Return the network with its backbone weights loaded, or drawn at random if the recipe says so."""
@@ -89,7 +110,8 @@ class RetinaNetTask(DatasetTask):
             arrays = {name: torch.from_numpy(array) for name, array in read_arrays(self._backbone).items()}
             load_body(model.backbone.body, arrays, source=str(self._backbone.path))
         else:
-            calibrate_frozen_norms(model, model.outputs, image_size=self.architecture.image_size)
+            calibrate_frozen_norms(model, lambda images: model.backbone.body(model.normalised(images)),
+                                   image_size=self.architecture.image_size)
         return model
 
     def build_optimizer(self, model: nn.Module, implementation: Mapping[str, bool]) -> torch.optim.Optimizer:
@@ -107,19 +129,21 @@ class RetinaNetTask(DatasetTask):
         return steps_per_epoch(self.train_samples, self.recipe.local_batch_size, self.recipe.world_size)
 
     def train_batches(self, *, epoch: int, skip: int, rank: int, world_size: int, seed: int) -> Iterable[Batch]:
-        """Yield this rank's batches of one epoch; compiled code gets them in one shape."""
-        batches = train_batches(
-            self._train_source, self._train_transform, epoch=epoch, skip=skip, rank=rank, world_size=world_size,
-            seed=seed, batch_size=self.recipe.local_batch_size, workers=self.recipe.runtime.loader_workers)
-        if self.recipe.runtime.compile == 'off':
+        """Yield this rank's batches of one epoch; compiled and recorded steps get them in one shape."""
+        source, runtime = self._train_source, self.recipe.runtime
+        batches = self._decoded(train_batches(
+            source, self._train_transform, epoch=epoch, skip=skip, rank=rank, world_size=world_size, seed=seed,
+            batch_size=self.recipe.local_batch_size, workers=runtime.loader_workers), source)
+        if runtime.compile == 'off' and not runtime.cuda_graph:
             return batches
         return (pad_boxes(batch, self.recipe.max_boxes) for batch in batches)
 
     def evaluation_batches(self, *, rank: int, world_size: int) -> Iterable[Batch]:
         """Yield this rank's share of the validation images."""
-        return evaluation_batches(
-            self._evaluation_source, self._evaluation_transform, rank=rank, world_size=world_size,
-            batch_size=self.recipe.eval_batch_size, workers=self.recipe.runtime.loader_workers)
+        source = self._evaluation_source
+        return self._decoded(evaluation_batches(
+            source, self._evaluation_transform, rank=rank, world_size=world_size,
+            batch_size=self.recipe.eval_batch_size, workers=self.recipe.runtime.loader_workers), source)
 
     def mllog_hyperparameters(self) -> list[tuple[str, Any]]:
         """Return the hyperparameter events in the order of the published v5.0 logs; samples are counted in images."""
@@ -144,6 +168,7 @@ class RetinaNetTask(DatasetTask):
         """Return the parameters' names as the rules of rounds v2.0 and v2.1 list them, in the order of the logs."""
         return mlperf_tensor_names(model)
 
+
 def mlperf_tensor_names(model: nn.Module) -> list[str]:
     """Return all parameters' names, prefixed ``module.`` as in the rules, in the order of the published logs."""
     def rank(name: str) -> int:
@@ -152,21 +177,15 @@ def mlperf_tensor_names(model: nn.Module) -> list[str]:
     return [f'module.{name}' for name in sorted((name for name, _ in model.named_parameters()), key=rank)]
 
 
-def _same_categories(train: Annotations, evaluation: Annotations) -> bool:
-    return (tuple(train.category_ids) == tuple(evaluation.category_ids)
-            and train.category_names == evaluation.category_names)
-
-
-def _architecture(name: str, annotations: Annotations) -> RetinaNetArchitecture:
+def _architecture(name: str, ids: Sequence[int], annotations: Path) -> RetinaNetArchitecture:
     """Return the named architecture; the reduced one takes as many classes as the data have."""
     architecture = _ARCHITECTURES[name]
-    ids = [int(category) for category in annotations.category_ids]
     if name == 'retinanet_smoke':
         return dataclasses.replace(architecture, num_classes=len(ids))
     if len(ids) != architecture.num_classes:
-        raise UserError(f'{annotations.path}: has {len(ids)} categories, {name} has {architecture.num_classes}; '
+        raise UserError(f'{annotations}: has {len(ids)} categories, {name} has {architecture.num_classes}; '
                         'give the annotations of the MLPerf subset')
-    if ids != list(range(len(ids))):
-        raise UserError(f'{annotations.path}: category ids run from {min(ids)} to {max(ids)}, not from 0 to '
+    if list(ids) != list(range(len(ids))):
+        raise UserError(f'{annotations}: category ids run from {min(ids)} to {max(ids)}, not from 0 to '
                         f'{len(ids) - 1} in order; run `mlperf-det data prepare openimages-mlperf`, which renumbers')
     return architecture

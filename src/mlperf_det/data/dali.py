@@ -13,7 +13,22 @@ import torch
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
+from mlperf_det.data.device_decode import DecodeError
 from mlperf_det.errors import UserError
+
+
+def check_installed() -> None:
+    """Refuse to go on without DALI.
+
+    Raises:
+        UserError: names the extra.
+    """
+    try:
+        # Imported here: an optional extra of a gigabyte.
+        import nvidia.dali  # noqa: F401
+    except ImportError as error:
+        raise UserError(f'runtime.decoder dali: NVIDIA DALI cannot be imported ({error}); install the extra `dali`, or '
+                        'set runtime.decoder=cpu') from error
 
 
 class DaliDecoder:
@@ -30,12 +45,8 @@ class DaliDecoder:
     """
 
     def __init__(self, image_size: int, device: torch.device, batch_size: int, threads: int = 2) -> None:
-        try:
-            # Imported here: an optional extra of a gigabyte.
-            from nvidia.dali import Pipeline, fn, types
-        except ImportError as error:
-            raise UserError(f'NVIDIA DALI cannot be imported ({error}); install the extra `dali`, or choose another '
-                            'decoder in the recipe') from error
+        check_installed()
+        from nvidia.dali import Pipeline, fn, types
         on_gpu = device.type == 'cuda'
         pipeline: Any = Pipeline(batch_size=batch_size, num_threads=threads, prefetch_queue_depth=1,
                                  device_id=(device.index or 0) if on_gpu else None)
@@ -57,6 +68,6 @@ class DaliDecoder:
         try:
             output, = self._pipeline.run()
         except RuntimeError as error:
-            raise UserError(f'DALI cannot decode it ({str(error).splitlines()[0]})') from error
+            raise DecodeError(str(error).splitlines()[0]) from error
         # A copy: DALI uses its memory again for the next batch.
         return from_dlpack(output.as_tensor()).clone()

@@ -24,8 +24,8 @@ MIRROR_PROBABILITY = 0.5
 
 
 @dataclass(frozen=True)
-class RetinaNetTrainTransform:
-    """Mirror with probability 1/2 and squash to a square of ``image_size`` pixels (see `transforms.Transform`).
+class RetinaNetTransform:
+    """Mirror at random and squash to a square of ``image_size`` pixels (see `transforms.Transform`).
 
     Attributes:
         image_size: side of the result, pixels.

@@ -179,6 +179,9 @@ class RetinaNet(nn.Module):
 
     def outputs(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Return per level the logits (N, A_l, K) and offsets (N, A_l, 4), float32, of uint8 images (N, 3, S, S)."""
-        normalised = (images - self.image_mean) / self.image_std
-        logits, offsets = self.head(self.backbone(normalised))
+        logits, offsets = self.head(self.backbone(self.normalised(images)))
         return logits, offsets
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """Return uint8 images (N, 3, H, W) as float32, of the mean and deviation that the backbone's weights expect."""
+        return (images - self.image_mean) / self.image_std

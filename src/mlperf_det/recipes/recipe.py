@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 
 class Tier(str, Enum):
@@ -29,7 +29,12 @@ class Runtime:
 
     precision: Literal['auto', 'fp32', 'tf32', 'bf16', 'fp16'] = 'auto'
     memory_format: Literal['auto', 'contiguous', 'channels_last'] = 'auto'
+    #: 'model': forward and backward pass, losses included, by `torch.compile`
     compile: Literal['off', 'model'] = 'off'
+    #: record the whole training step, optimiser included, once, and replay it (GPUs; CUDA and HIP graphs)
+    cuda_graph: bool = False
+    #: what decodes JPEG files: the loader's processes, the GPU's decoder, or NVIDIA DALI (an optional extra)
+    decoder: Literal['cpu', 'gpu', 'dali'] = 'cpu'
     optimizer_implementation: Literal['auto', 'fused', 'foreach', 'for_loop'] = 'auto'
     #: processes that decode images, per rank; None: from the CPUs this rank may use
     loader_workers: int | None = None
@@ -55,6 +60,11 @@ class Recipe:
 
     Units: batch sizes in images, `epochs` in passes over the training images, `walltime_minutes` of one run.
     """
+
+    #: what `Runtime.decoder` may be
+    decoders: ClassVar[tuple[str, ...]] = ('cpu',)
+    #: all full training batches have one shape, whatever is in them, so that a step can be recorded
+    static_shapes: ClassVar[bool] = False
 
     benchmark: str
     name: str
@@ -110,6 +120,12 @@ class Recipe:
                   for metric, value in self.quality_target.items() if not 0 < value < 1]
         if not self.pretrained_backbone and self.tier is Tier.CONVERGENCE:
             found.append('pretrained_backbone: false is allowed in the smoke and throughput tiers only')
+        if self.runtime.decoder not in self.decoders:
+            found.append(f'runtime.decoder: {self.runtime.decoder} is not a decoder of {self.benchmark}; choose one of '
+                         f'{", ".join(self.decoders)}')
+        if self.runtime.cuda_graph and not self.static_shapes:
+            found.append(f'runtime.cuda_graph: batches of {self.benchmark} have changing shapes, which a recorded step '
+                         'cannot take')
         return found
 
     def closed_rules(self) -> list[RuleCheck]:
