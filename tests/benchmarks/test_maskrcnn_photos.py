@@ -105,6 +105,7 @@ def losses_at_fixed_regions(model: MaskRcnn, batches: Mapping[int, MaskBatch], r
     return total
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_photos_are_learnt_at_full_size(
         shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,7 +72,7 @@ def average_precision(task: RetinaNetTask, model: RetinaNet, runtime: ResolvedRu
 
 
 @pytest.mark.shared
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_loss_falls_and_ap_rises_on_the_photos_it_trains_on(
         shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -105,7 +105,7 @@ def test_a_run_killed_in_epoch_2_and_resumed_ends_as_one_never_killed(
     assert all(torch.equal(ours.model[name], value) for name, value in other.model.items())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_compiled_training_has_the_losses_of_eager_training(data: Path, undisturbed: Path, tmp_path: Path) -> None:
     folder, steps = tmp_path / 'run', 6
     process = program(command(data, folder, 'runtime.compile=model', f'max_steps={steps}'),

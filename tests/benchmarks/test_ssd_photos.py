@@ -41,7 +41,7 @@ def few_large_objects(source: Path, target: Path) -> Path:
 
 
 @pytest.mark.shared
-@pytest.mark.slow
+@pytest.mark.long
 def test_loss_falls_and_ap_rises_on_the_photos_it_trains_on(shared_data: Path, tmp_path: Path) -> None:
     root = shared_data / 'coco2017-mini'
     path = few_large_objects(root / 'annotations' / 'instances_train2017.json', tmp_path / 'few.json')

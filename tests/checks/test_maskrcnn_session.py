@@ -40,7 +40,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, A
     return Path(case['stagedir']), case
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_both_times_of_the_runs_are_scored_each_under_its_own_name(session: tuple[Path, dict[str, Any]]) -> None:
     stage, case = session
     values = {key.rsplit(':', 1)[-1]: value for key, value in case['perfvalues'].items()}
@@ -57,7 +57,7 @@ def test_both_times_of_the_runs_are_scored_each_under_its_own_name(session: tupl
         'result_seconds': 's', 'jobs_per_day_by_result': 'jobs/day'}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_box_and_mask_targets_were_met_by_the_same_evaluation(session: tuple[Path, dict[str, Any]]) -> None:
     stage, case = session
     for number in range(RUNS):

@@ -74,12 +74,12 @@ def assert_red(case: dict[str, Any], *causes: str) -> None:
         assert cause in case['fail_reason']
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_true_labels_pass(tmp_path: Path, cache: Path) -> None:
     assert run_smoke(tmp_path, cache, LABELLED_SCENES, LEARNING)['result'] == 'pass'
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_shuffled_labels_are_red_where_true_ones_pass(tmp_path: Path, cache: Path) -> None:
     assert_red(run_smoke(tmp_path, cache, f'{LABELLED_SCENES} --shuffle-train-labels', LEARNING),
                'training ended below the quality target (exit code 3): target bbox 0.0300 not met in 14 epochs',
