@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import datetime
+import statistics
+from collections.abc import Sequence
+
+from mlperf_det.results.run import Run
+from mlperf_det.results.score import Score
 
 
 def figure_text(value: float | None) -> str:
@@ -20,6 +25,12 @@ def rate_text(rate: float | None) -> str:
     if rate is None:
         return ''
     return f'{rate:,.0f}' if rate >= 100 else f'{rate:.3g}'
+
+
+def epochs_of(score: Score, runs: Sequence[Run]) -> float | None:
+    """Return the epochs of a score; without a score the mean of the runs that converged."""
+    known = [run.epochs_to_target for run in runs if run.converged and run.epochs_to_target]
+    return score.epochs or (statistics.fmean(known) if known else None)
 
 
 def energy_text(joules: float) -> tuple[str, str]:

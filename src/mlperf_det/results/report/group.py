@@ -18,7 +18,7 @@ from mlperf_det.results.report.charts import (
 )
 from mlperf_det.results.report.checks import checks_table, findings_list, rest_of_notes
 from mlperf_det.results.report.facts import configuration, provenance
-from mlperf_det.results.report.figures import accuracy_text, energy_text, figure_text, rate_text
+from mlperf_det.results.report.figures import accuracy_text, energy_text, epochs_of, figure_text, rate_text
 from mlperf_det.results.report.html import Markup, join, table, tag
 from mlperf_det.results.report.spread import node_table, rank_table
 from mlperf_det.results.run import Run
@@ -90,7 +90,7 @@ def _tiles(runs: Sequence[Run], verdict: Verdict, judged: Judged) -> Markup:
     if minutes is not None:
         kind = 'MLPerf score' if score.minutes is not None else 'mean'
         shown.append(('Time to train', f'{minutes:.2f}' if minutes < 1000 else f'{minutes:.0f}', f'min, {kind}'))
-    epochs = score.epochs or next((run.epochs_to_target for run in runs if run.epochs_to_target), None)
+    epochs = epochs_of(score, runs)
     if epochs is not None:
         shown.append(('Epochs to target', f'{epochs:.4g}', ''))
     rate = score.throughput_training or score.throughput or first.throughput.steady
