@@ -35,6 +35,19 @@ def test_a_user_error_is_one_line_and_status_2(fake_command, capsys: pytest.Capt
     assert capsys.readouterr().err == 'mlperf-det: error: recipes.yaml: ssd.a.epochs: must be positive\n'
 
 
+def test_without_a_command_it_lists_them_and_fails(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([]) == 2
+    assert 'judge runs' in capsys.readouterr().err
+
+
+def test_what_an_error_quotes_cannot_command_the_terminal(fake_command, capsys: pytest.CaptureFixture[str]) -> None:
+    def run(_args) -> int:
+        raise UserError('\x1b[2Jgone: no such file')
+    fake_command.run = run
+    assert cli.main(['fake']) == 2
+    assert capsys.readouterr().err == 'mlperf-det: error: \\x1b[2Jgone: no such file\n'
+
+
 @pytest.mark.parametrize('command', sorted(cli.COMMANDS))
 def test_every_command_has_help(command: str) -> None:
     done = subprocess.run([sys.executable, '-m', 'mlperf_det', command, '--help'], capture_output=True, text=True,

@@ -46,7 +46,7 @@ def build_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog='mlperf-det', description='Acceptance tests for GPU clusters: MLPerf detection training.')
     parser.add_argument('--version', action='version', version=f'mlperf-det {__version__}')
-    subparsers = parser.add_subparsers(dest='command', metavar='COMMAND', required=True)
+    subparsers = parser.add_subparsers(dest='command', metavar='COMMAND')
     named = next((word for word in argv if not word.startswith('-')), None)
     for name, command in COMMANDS.items():
         subparser = subparsers.add_parser(name, help=command.help, description=command.help)
@@ -61,7 +61,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a subcommand and return its exit status; a `UserError` becomes one line and status 2."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        args = build_parser(words).parse_args(words)
+        parser = build_parser(words)
+        args = parser.parse_args(words)
+        if args.command is None:
+            parser.print_help(sys.stderr)
+            return 2
         return int(args.run(args))
     except UserError as error:
         sys.stderr.write(f'mlperf-det: error: {printable(str(error))}\n')

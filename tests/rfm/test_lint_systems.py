@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from mlperf_det.errors import UserError
 from mlperf_det.rfm.lint_systems import blanks, problems, run
 from mlperf_det.share import share_path
 
@@ -101,3 +102,8 @@ def test_status_and_blanks(lab: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert run(argparse.Namespace(systems=[f'{lab}/'])) == 1
     assert len(blanks(lab)) == 1
     assert 'to fill in: ' in capsys.readouterr().out
+
+
+def test_a_system_that_is_not_there_is_named_with_the_nearest_one() -> None:
+    with pytest.raises(UserError, match=r"has no site\.py; did you mean 'lanta'\?"):
+        run(argparse.Namespace(systems=['lanto']))

@@ -27,6 +27,7 @@ from mlperf_det.rfm.constants import Device, Extra, Feature
 from mlperf_det.rfm.image import BUILD
 from mlperf_det.rfm.site import RECIPES_FILE, REFERENCES_FILE
 from mlperf_det.share import share_path
+from mlperf_det.yaml_files import did_you_mean
 
 #: Stands in shipped and new site folders for what only the site knows.
 BLANK = 'FILL_IN'
@@ -210,8 +211,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Lint, and list what is still to be filled in."""
+    shipped = sorted(path.parent for path in share_path('systems').glob('*/site.py'))
     named = [Path(name) if '/' in name else share_path('systems') / name for name in args.systems]
-    folders = named or sorted(path.parent for path in share_path('systems').glob('*/site.py'))
+    for folder in named:
+        if not (folder / 'site.py').is_file():
+            names = [each.name for each in shipped]
+            raise UserError(f'{folder}: has no site.py; {did_you_mean(folder.name, names)}')
+    folders = named or shipped
     count = 0
     for folder in folders:
         found = problems(folder)
