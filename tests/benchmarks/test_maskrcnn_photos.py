@@ -31,7 +31,7 @@ from mlperf_det.recipes.maskrcnn import MaskRcnnRecipe, builtin_recipes
 from mlperf_det.recipes.recipe import Division, Runtime, Tier
 from mlperf_det.training.device import ResolvedRuntime, prepare_model, resolve
 
-pytestmark = [pytest.mark.shared, pytest.mark.slow]
+pytestmark = [pytest.mark.shared, pytest.mark.long]
 CPU = torch.device('cpu')
 SAMPLE = 'coco2017-mini'
 #: A photo with two objects, and the greyscale one with three: both upright, and no object is tiny.
@@ -105,7 +105,6 @@ def losses_at_fixed_regions(model: MaskRcnn, batches: Mapping[int, MaskBatch], r
     return total
 
 
-@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_photos_are_learnt_at_full_size(
         shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,7 +67,7 @@ def oriented_batch(shape: tuple[int, int], boxes: list[int], seed: int) -> MaskB
     return random_mask_batch(boxes, height=shape[0], width=shape[1], classes=8, seed=seed)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_graph_ends_at_the_mask_targets_alone_and_serves_both_shapes() -> None:
     """The rasteriser is left out, because a compiler may fuse what must round twice; all else is compiled."""
     torch._dynamo.reset()

@@ -106,7 +106,7 @@ def test_a_stopped_run_resumes_to_equal_losses(
     assert [event['metadata']['epoch_num'] for event in events if event['key'] == 'eval_accuracy'] == [1, 2, 3, 4]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_ranks_resume_to_the_losses_of_two_that_were_left_alone(programs: ToyPrograms, tmp_path: Path) -> None:
     recipe = {'quality_target': {'bbox': 2.0}, 'local_batch_size': 4, 'epochs': 2,
               'runtime': {'precision': 'fp32', 'log_interval': 1, 'poll_interval': 1}}
