@@ -13,7 +13,7 @@ import pytest
 from mlperf_det.cli import main
 from mlperf_det.recipes.load import builtin_recipes, override
 from mlperf_det.reframe_sessions import Case
-from mlperf_det.rfm.accept import Verdict, judge, judge_runs, run_folders
+from mlperf_det.rfm.accept import Verdict, judge, judge_runs, needing_references, run_folders
 from mlperf_det.rfm.folder_lock import take
 from mlperf_det.rfm.session import Session, read_cases
 
@@ -221,3 +221,13 @@ def test_run_folders_come_from_output_or_stage(tmp_path: Path) -> None:
              Case(result='fail', outputdir=None, stagedir=str(tmp_path / 'stage/bad')), Case(stagedir=None)]
     assert run_folders(cases) == [tmp_path / 'output/good/run_0', tmp_path / 'stage/bad/run_0',
                                   tmp_path / 'stage/bad/run_1']
+
+
+def test_a_session_that_calibrates_is_not_held_against_references(tmp_path: Path) -> None:
+    write_run(tmp_path / 'output' / 'run_0', builtin_recipes('ssd')['smoke'])
+    trained = Case(name='ssd', result='pass', outputdir=str(tmp_path / 'output'), reference_not_needed='calibration')
+    # Neither fixtures nor preflight say why they need no reference: they leave no run.
+    beside = [Case(name='image', result='pass', fixture=True), Case(name='preflight', result='pass')]
+    assert run_folders(needing_references([*beside, trained])) == []
+    trained.reference_not_needed = ''
+    assert run_folders(needing_references([*beside, trained])) == [tmp_path / 'output' / 'run_0']

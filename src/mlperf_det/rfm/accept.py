@@ -160,7 +160,8 @@ def _accept(args: argparse.Namespace, out: Path) -> tuple[Verdict, str, Path | N
     if args.junit:
         write_junit(args.junit, cases)
     wanted = not args.no_report and bool(run_folders(cases))
-    page = write_report(report, out / 'report', references if needing_references(cases) else None) if wanted else None
+    held = run_folders(needing_references(cases))
+    page = write_report(report, out / 'report', references if held else None) if wanted else None
     if verdict is Verdict.PASSED and wanted and page is None:
         verdict, cause = Verdict.FAILED, 'the checks passed, but their report could not be written'
     return verdict, cause, page
