@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from dataclasses import replace
@@ -35,6 +32,7 @@ from mlperf_det.training.attempt import RunOptions
 from mlperf_det.training.checkpoint import CheckpointStore, read_checkpoint
 from mlperf_det.training.exit_codes import ExitCode
 from mlperf_det.training.run import run_training
+from tests.benchmarks.training_program import finish, lines, program
 
 EPOCHS, STEPS_PER_EPOCH = 4, 6
 #: A target that nothing reaches, so that all epochs are trained.
@@ -55,25 +53,6 @@ def command(data: Path, output: Path, *options: str) -> list[str]:
     assignments = [word for setting in SETTINGS for word in ('--set', setting)]
     return ['train', 'maskrcnn', '--recipe', 'smoke', '--data', str(data), '--output', str(output), '--seed', '4',
             '--device', 'cpu', '--submission-org', 'lab', *assignments, *options]
-
-
-def program(words: list[str]) -> subprocess.Popen[str]:
-    return subprocess.Popen([sys.executable, '-m', 'mlperf_det', *words], stderr=subprocess.PIPE, text=True,
-                            env={**os.environ, 'OMP_NUM_THREADS': '1'})
-
-
-def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
-    try:
-        _, error = process.communicate(timeout=200)
-    finally:
-        process.kill()
-    return process.returncode, error
-
-
-def lines(folder: Path, kind: str) -> list[dict[str, Any]]:
-    path = folder / 'metrics.jsonl'
-    text = path.read_text() if path.exists() else ''
-    return [line for line in map(json.loads, text[:text.rfind('\n') + 1].splitlines()) if line['kind'] == kind]
 
 
 def events(folder: Path) -> list[dict[str, Any]]:

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -19,6 +14,7 @@ from mlperf_det.data.openimages.generate import CARD_NAME
 from mlperf_det.mllog.compliance import check_log
 from mlperf_det.run_folder import Outcome, read_record
 from mlperf_det.training.checkpoint import CheckpointStore, read_checkpoint
+from tests.benchmarks.training_program import finish, lines, program
 
 EPOCHS = 3
 #: 97 of the scenes have objects; the last batch of an epoch is partial
@@ -42,26 +38,6 @@ def command(data: Path, output: Path, *settings: str, options: tuple[str, ...] =
     assignments = [word for setting in (*SETTINGS, *settings) for word in ('--set', setting)]
     return ['train', 'retinanet', '--recipe', 'smoke', '--data', str(data), '--output', str(output), '--seed', '11',
             '--device', 'cpu', *assignments, *options]
-
-
-def program(words: list[str], **environment: str) -> subprocess.Popen[str]:
-    return subprocess.Popen([sys.executable, '-m', 'mlperf_det', *words], stderr=subprocess.PIPE, text=True,
-                            env={**os.environ, 'OMP_NUM_THREADS': '1', **environment})
-
-
-def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
-    try:
-        _, error = process.communicate(timeout=200)
-    finally:
-        process.kill()
-    return process.returncode, error
-
-
-def lines(folder: Path, kind: str) -> list[dict[str, Any]]:
-    path = folder / 'metrics.jsonl'
-    text = path.read_text() if path.exists() else ''
-    complete = text[:text.rfind('\n') + 1]
-    return [line for line in map(json.loads, complete.splitlines()) if line['kind'] == kind]
 
 
 def losses(folder: Path) -> list[float]:

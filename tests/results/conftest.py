@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -94,3 +96,28 @@ def make_run(tmp_path: Path) -> FolderMaker:
         return folder
 
     return make
+
+
+class Used(NamedTuple):
+    """What a command took: the largest resident memory, and seconds of the processor."""
+
+    mebibytes: float
+    seconds: float
+
+
+# Not getrusage for the memory: its figure begins with what the process that forked this one had.
+_MEASURED = r"""
+import pathlib, re, sys, time
+from mlperf_det.cli import main
+status = main(sys.argv[1:])
+print(re.search(r'VmHWM:\s+(\d+) kB', pathlib.Path('/proc/self/status').read_text())[1], time.process_time())
+sys.exit(status)
+"""
+
+
+def run_measured(*words: str) -> Used:
+    """Run ``mlperf-det`` with these words, which must succeed, and return what it took."""
+    done = subprocess.run([sys.executable, '-c', _MEASURED, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    kibibytes, seconds = map(float, done.stdout.splitlines()[-1].split())
+    return Used(kibibytes / 1024, seconds)

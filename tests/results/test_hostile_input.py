@@ -7,8 +7,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,27 +17,11 @@ from mlperf_det.cli import main
 from mlperf_det.results import rules
 from mlperf_det.results.judging import judge_all
 from mlperf_det.results.verdict import State
-from tests.results.conftest import FolderMaker, log_text
+from tests.results.conftest import FolderMaker, log_text, run_measured
 
 MEGABYTE = 1 << 20
 #: size of the huge logs; `MLPERF_DET_HUGE_MB=2048 pytest tests/results/test_hostile_input.py -k huge` is the real thing
 HUGE = int(os.environ.get('MLPERF_DET_HUGE_MB', '200'))
-
-
-# Not getrusage: its figure begins with what the process that forked this one had.
-PEAK = '''import pathlib, re, sys
-from mlperf_det.cli import main
-status = main(sys.argv[1:])
-print(int(re.search(r'VmHWM:\\s+(\\d+) kB', pathlib.Path('/proc/self/status').read_text())[1]) / 1024)
-sys.exit(status)
-'''
-
-
-def peak_megabytes(*words: str) -> float:
-    """Largest resident memory of ``mlperf-det`` with these words, which must succeed."""
-    done = subprocess.run([sys.executable, '-c', PEAK, *words], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return float(done.stdout.splitlines()[-1])
 
 
 def huge_log(path: Path, separator: bytes) -> None:
@@ -60,7 +42,7 @@ def test_a_huge_log_and_a_huge_line_take_little_memory(tmp_path: Path, separator
     huge_log(log, separator)
     assert log.stat().st_size > HUGE * MEGABYTE
     words = {'report': ['-o', str(tmp_path / 'out'), '--evidence'], 'logs': ['--csv', str(tmp_path / 'logs.csv')]}
-    assert peak_megabytes(command, str(log), *words.get(command, [])) < 180
+    assert run_measured(command, str(log), *words.get(command, [])).mebibytes < 180
     if command == 'report':
         assert (tmp_path / 'out' / 'report.html').stat().st_size < MEGABYTE
 
@@ -72,7 +54,7 @@ def test_a_small_archive_of_a_huge_line_takes_little_memory(tmp_path: Path) -> N
         stream.write(log_text().encode())
         for _ in range(HUGE):
             stream.write(b'x' * MEGABYTE)
-    assert peak_megabytes('logs', str(tmp_path), '--csv', str(tmp_path / 'logs.csv')) < 180
+    assert run_measured('logs', str(tmp_path), '--csv', str(tmp_path / 'logs.csv')).mebibytes < 180
     assert ',success,' in (tmp_path / 'logs.csv').read_text()
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +22,7 @@ from mlperf_det.results.run import RunStatus
 from mlperf_det.results.score import score_runs
 from mlperf_det.results.verdict import judge
 from mlperf_det.tables import csv_bytes
+from tests.results.conftest import run_measured
 
 pytestmark = [pytest.mark.shared, pytest.mark.slow]
 Rows = dict[tuple[str, ...], dict[str, str]]
@@ -113,29 +112,17 @@ def test_the_report_of_all_groups_is_whole(published: Collection, groups: list[G
     assert page.count(b'<section') == len(groups) + 1 + 3    # the overview, and each benchmark's place
 
 
-# Not getrusage for the memory: its figure begins with what the process that forked this one had.
-MEASURED = r"""
-import pathlib, re, sys, time
-from mlperf_det.cli import main
-status = main(sys.argv[1:])
-print(re.search(r'VmHWM:\s+(\d+) kB', pathlib.Path('/proc/self/status').read_text())[1], time.process_time())
-sys.exit(status)
-"""
-
-
 def test_the_report_of_500_groups_is_small_and_quick(shared_data: Path, tmp_path: Path) -> None:
     for copy in ('once', 'again'):
         (tmp_path / copy).mkdir()
         for archive in (shared_data / 'mlperf-logs').glob('*.tar.xz'):
             (tmp_path / copy / archive.name).symlink_to(archive)
-    done = subprocess.run([sys.executable, '-c', MEASURED, 'report', tmp_path / 'once', tmp_path / 'again', '-o',
-                           tmp_path / 'out'], capture_output=True, text=True, check=True)
-    kibibytes, seconds = map(float, done.stdout.splitlines()[-1].split())
+    used = run_measured('report', str(tmp_path / 'once'), str(tmp_path / 'again'), '-o', str(tmp_path / 'out'))
     page = (tmp_path / 'out' / 'report.html').read_bytes()
     assert page.count(b'aria-labelledby="g') == 2 * 263
     assert len(page) < 8e6
-    assert kibibytes < 1 << 20    # measured: 0.3 GiB
-    assert seconds < 60           # of the processor, one process; measured: 11 s
+    assert used.mebibytes < 1024    # measured: 0.3 GiB
+    assert used.seconds < 60        # of the processor, one process; measured: 11 s
 
 
 def test_the_library_agrees(shared_data: Path, tmp_path: Path) -> None:
