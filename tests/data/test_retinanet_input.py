@@ -33,7 +33,8 @@ def test_pixels_are_those_of_mirroring_first_and_interpolating_without_antialias
     expected = interpolate(planes, size=(40, 40), mode='bilinear', align_corners=False)[0]
     assert pixels.dtype == torch.uint8
     assert pixels.shape == (3, 40, 40)
-    assert (pixels.float() - expected).abs().max() <= 1
+    # Each of the two passes, along rows and along columns, rounds to uint8 and has weights in fixed point.
+    assert (pixels.float() - expected).abs().max() <= 2 * (0.5 + 255 / 2 ** 14)
 
 
 def test_boxes_follow_the_mirror_and_the_squash() -> None:
