@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -70,3 +71,21 @@ def test_it_ends_before_training_where_something_is_wrong() -> None:
     assert done.returncode == 2
     assert done.stderr.startswith('mlperf-det: error: environment: WORLD_SIZE=8')
     assert done.stdout == ''
+
+
+@pytest.mark.parametrize(('allowed', 'status', 'said'), [
+    (True, 0, 'bound --membind=0 --'),
+    # As in a container platform whose filter of system calls knows no NUMA policies.
+    (False, 2, 'mlperf-det: error: memory binding: {numactl} --membind=0 fails (set_mempolicy: Operation not permitted)'
+               '; does the container platform forbid it? Use cpu_bind=scheduler or cpu_bind=off')])
+def test_memory_is_bound_by_numactl_or_the_rank_says_why_not(tmp_path: Path, allowed: bool, status: int,
+                                                            said: str) -> None:
+    numactl = tmp_path / 'numactl'
+    numactl.write_text('#!/bin/sh\n' + ('[ "$3" = true ] || echo "bound $1 $2"; shift 2; exec "$@"\n' if allowed else
+                                        'echo "set_mempolicy: Operation not permitted" >&2; exit 1\n'))
+    numactl.chmod(0o755)
+    one = {**TORCHRUN, 'RANK': '0', 'WORLD_SIZE': '1', 'LOCAL_RANK': '0'}
+    done = start('--nodes=1', '--ranks-per-node=1', '--', '--version', PATH=f'{tmp_path}:{os.environ["PATH"]}', **one)
+    assert done.returncode == status, done.stderr
+    assert said.format(numactl=numactl) in done.stdout + done.stderr
+    assert ('mlperf-det 0.' in done.stdout) is allowed

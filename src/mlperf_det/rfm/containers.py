@@ -190,9 +190,11 @@ def _docker_options(contract: Contract) -> list[str]:
     devices: Mapping[str, list[str]] = {
         '': [], 'nvidia': ['--gpus=all'], 'amd': ['--device=/dev/kfd', '--device=/dev/dri', '--group-add=video']}
     names = [f'--env={name}' for name in (*contract.must_win, *SLURM_VARIABLES)]
-    # Ranks meet over the host's network, loaders share memory, InfiniBand locks it.
-    words = ['--network=host', '--ipc=host', '--ulimit=memlock=-1', '--ulimit=stack=67108864', '--init',
-             '--user="$(id -u):$(id -g)"', *devices[contract.gpu_vendor], *names]
+    # Ranks meet over the host's network, loaders share memory, InfiniBand locks it; numactl may bind memory only where
+    # SYS_NICE is given. The image does not know the user, so its name and a home that can be written are told.
+    words = ['--network=host', '--ipc=host', '--ulimit=memlock=-1', '--ulimit=stack=67108864', '--cap-add=SYS_NICE',
+             '--init', '--user="$(id -u):$(id -g)"', '--env=USER=mlperf-det', '--env=HOME=/tmp',
+             *devices[contract.gpu_vendor], *names]
     return [f'\\\n    {launch.wrap(words)} \\\n   ']
 
 

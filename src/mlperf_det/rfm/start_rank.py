@@ -10,6 +10,7 @@ import argparse
 import os
 import shutil
 import socket
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -109,7 +110,13 @@ def apply(binding: Binding | None, command: Sequence[str]) -> list[str]:
     if binding.memory_node is None or numactl is None:
         # The kernel takes memory from the node of the CPU that touches it first.
         return list(command)
-    return [numactl, f'--membind={binding.memory_node}', '--', *command]
+    bound = [numactl, f'--membind={binding.memory_node}', '--']
+    # numactl ends where it may not bind, and its words name neither the rank nor the way out.
+    tried = subprocess.run([*bound, 'true'], capture_output=True, text=True, check=False)
+    if tried.returncode:
+        raise UserError(f'memory binding: {" ".join(bound[:2])} fails ({" ".join(tried.stderr.split())}); does the '
+                        'container platform forbid it? Use cpu_bind=scheduler or cpu_bind=off')
+    return [*bound, *command]
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:

@@ -21,12 +21,13 @@ docker run --rm \
     -v "/FILL_IN/datasets/coco2017":"/FILL_IN/datasets/coco2017:ro" \
     -v "/FILL_IN/backbones":"/FILL_IN/backbones:ro" \
     -v "/stage/primergy-gx2460/docker/builtin/ssd_HASH":"/rfm_workdir" -w /rfm_workdir \
-    --network=host --ipc=host --ulimit=memlock=-1 --ulimit=stack=67108864 --init \
-    --user="$(id -u):$(id -g)" --gpus=all --env=MASTER_ADDR --env=MASTER_PORT --env=MLPERF_DET_IMAGE \
-    --env=MLPERF_DET_IMAGE_DIGEST --env=NCCL_DEBUG --env=OMP_NUM_THREADS --env=SLURM_PROCID \
-    --env=SLURM_NTASKS --env=SLURM_LOCALID --env=SLURM_NODEID --env=SLURM_NNODES --env=SLURM_JOB_ID \
-    --env=SLURM_STEP_ID --env=SLURM_JOB_NODELIST --env=SLURM_STEP_NODELIST --env=SLURM_RESTART_COUNT \
-    --env=SLURM_STEP_GPUS --env=SLURM_JOB_GPUS --env=CUDA_VISIBLE_DEVICES --env=ROCR_VISIBLE_DEVICES \
+    --network=host --ipc=host --ulimit=memlock=-1 --ulimit=stack=67108864 --cap-add=SYS_NICE --init \
+    --user="$(id -u):$(id -g)" --env=USER=mlperf-det --env=HOME=/tmp --gpus=all --env=MASTER_ADDR \
+    --env=MASTER_PORT --env=MLPERF_DET_IMAGE --env=MLPERF_DET_IMAGE_DIGEST --env=NCCL_DEBUG \
+    --env=OMP_NUM_THREADS --env=SLURM_PROCID --env=SLURM_NTASKS --env=SLURM_LOCALID --env=SLURM_NODEID \
+    --env=SLURM_NNODES --env=SLURM_JOB_ID --env=SLURM_STEP_ID --env=SLURM_JOB_NODELIST \
+    --env=SLURM_STEP_NODELIST --env=SLURM_RESTART_COUNT --env=SLURM_STEP_GPUS --env=SLURM_JOB_GPUS \
+    --env=CUDA_VISIBLE_DEVICES --env=ROCR_VISIBLE_DEVICES \
     mlperf-det:latest \
     sh -c 'trap "" USR1; exec "$0" "$@"' python3 -m torch.distributed.run --nproc-per-node=4 \
     --standalone -m mlperf_det.rfm.start_rank --nodes=1 --ranks-per-node=4 --bind=numa -- train ssd \
