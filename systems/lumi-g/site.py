@@ -34,6 +34,9 @@ site_configuration = {
                         # GPUs and adapters on one PCIe host bridge exchange directly.
                         ['NCCL_SOCKET_IFNAME', 'hsn0,hsn1,hsn2,hsn3'],
                         ['NCCL_NET_GDR_LEVEL', 'PHB'],
+                        # MIOpen keeps compiled kernels in the home directory, which the container does not have.
+                        ['MIOPEN_USER_DB_PATH', '/tmp/miopen-$SLURM_JOB_ID'],  # noqa: S108 (a name of the job's)
+                        ['MIOPEN_CUSTOM_CACHE_DIR', '/tmp/miopen-$SLURM_JOB_ID'],  # noqa: S108 (a name of the job's)
                     ],
                     'extras': {
                         # Absolute path of an image that lies ready; 'build' makes one below resourcesdir.

@@ -57,6 +57,6 @@ ENVIRONMENT: Final[list[list[str]]] = [
     ['NCCL_DEBUG', 'WARN'],
 ]
 
-#: ``extras['clear_caches']`` where users may run the command on the nodes of their job.
+#: ``extras['clear_caches']`` where users may run the command on the nodes of their job; it never asks for a password.
 CLEAR_CACHES_BY_SUDO: Final = ('srun --ntasks="$SLURM_NNODES" --ntasks-per-node=1 '
-                               "sh -c 'sync && sudo /sbin/sysctl vm.drop_caches=3'")
+                               "sh -c 'sync && sudo -n /sbin/sysctl vm.drop_caches=3'")

@@ -33,7 +33,7 @@ case "$ended" in 0|3|4)
     [ "$exit_status" -ne 0 ] || exit_status=$ended; continue ;;
 esac
 # The log says that caches were cleared only where they were.
-srun --ntasks="$SLURM_NNODES" --ntasks-per-node=1 sh -c 'sync && sudo /sbin/sysctl vm.drop_caches=3' \
+srun --ntasks="$SLURM_NNODES" --ntasks-per-node=1 sh -c 'sync && sudo -n /sbin/sysctl vm.drop_caches=3' \
     && caches=--cache-cleared || caches=
 before=$(cksum "run_$experiment/run.json" 2>/dev/null)
 

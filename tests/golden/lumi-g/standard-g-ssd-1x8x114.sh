@@ -16,6 +16,8 @@ export OMP_NUM_THREADS=1
 export NCCL_DEBUG=WARN
 export NCCL_SOCKET_IFNAME=hsn0,hsn1,hsn2,hsn3
 export NCCL_NET_GDR_LEVEL=PHB
+export MIOPEN_USER_DB_PATH=/tmp/miopen-$SLURM_JOB_ID
+export MIOPEN_CUSTOM_CACHE_DIR=/tmp/miopen-$SLURM_JOB_ID
 
 # Ranks meet on the first node of the job, at a port of its own below the ephemeral ones (32768 on).
 export MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
@@ -26,7 +28,7 @@ export MLPERF_DET_IMAGE=/scratch/FILL_IN/images/mlperf-det-rocm.sif
 export MLPERF_DET_IMAGE_DIGEST="sha256:$(sha256sum < /scratch/FILL_IN/images/mlperf-det-rocm.sif | cut -d " " -f 1)"
 
 # What the job sets wins over what the image sets.
-for name in MASTER_ADDR MASTER_PORT MLPERF_DET_IMAGE MLPERF_DET_IMAGE_DIGEST NCCL_DEBUG NCCL_NET_GDR_LEVEL NCCL_SOCKET_IFNAME OMP_NUM_THREADS; do
+for name in MASTER_ADDR MASTER_PORT MLPERF_DET_IMAGE MLPERF_DET_IMAGE_DIGEST MIOPEN_CUSTOM_CACHE_DIR MIOPEN_USER_DB_PATH NCCL_DEBUG NCCL_NET_GDR_LEVEL NCCL_SOCKET_IFNAME OMP_NUM_THREADS; do
   [ -z "${!name+set}" ] || export "SINGULARITYENV_$name=${!name}"
 done
 
