@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import http.client
 import random
 import re
 import threading
+import urllib.request
 from email.message import Message
 from pathlib import Path
 from types import TracebackType
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from mlperf_det import __version__
 from mlperf_det.data.fetch import TRANSIENT_STATUS, Retries
@@ -48,6 +50,8 @@ class _IncompleteError(_BusyError):
 class ImageFetcher:
     """Fetches JPEG files of one folder; a context manager, for one thread.
 
+    As `fetch.fetch`, it goes through the proxy that ``https_proxy``, ``http_proxy`` and ``no_proxy`` name.
+
     Args:
         base: http, https or file address of the folder.
         retries: attempts for one file, and the pause after the first, doubled after each and spread at random.
@@ -61,6 +65,7 @@ class ImageFetcher:
         self._base = urlsplit(base.rstrip('/'))
         if self._base.scheme not in ('http', 'https', 'file'):
             raise UserError(f'{base}: must be an http, https or file address')
+        self._proxy = _proxy_for(self._base)
         self._retries, self._stop = retries, stop
         self._connection: http.client.HTTPConnection | None = None
 
@@ -105,10 +110,12 @@ class ImageFetcher:
 
     def _request(self, name: str) -> bytes:
         if self._connection is None:
-            kind = http.client.HTTPSConnection if self._base.scheme == 'https' else http.client.HTTPConnection
-            self._connection = kind(self._base.netloc, timeout=_TIMEOUT_SECONDS)
-        self._connection.request('GET', f'{self._base.path}/{quote(name)}',
-                                 headers={'User-Agent': f'mlperf-det/{__version__}', 'Accept-Encoding': 'identity'})
+            self._connection = self._connect()
+        address, headers = f'{self._base.path}/{quote(name)}', {
+            'User-Agent': f'mlperf-det/{__version__}', 'Accept-Encoding': 'identity'}
+        if self._proxy is not None and self._base.scheme == 'http':
+            address, headers = f'http://{self._base.netloc}{address}', {**headers, **_authorisation(self._proxy)}
+        self._connection.request('GET', address, headers=headers)
         response = self._connection.getresponse()
         if response.status != 200:
             response.read(_LARGEST_IMAGE)  # so that the connection can be used again
@@ -121,6 +128,15 @@ class ImageFetcher:
         if expected is not None and hashlib.md5(content, usedforsecurity=False).hexdigest() != expected:
             raise _BusyError('the content does not have the MD5 that the server states')
         return content
+
+    def _connect(self) -> http.client.HTTPConnection:
+        kind = http.client.HTTPSConnection if self._base.scheme == 'https' else http.client.HTTPConnection
+        if self._proxy is None:
+            return kind(self._base.netloc, timeout=_TIMEOUT_SECONDS)
+        connection = kind(self._proxy.hostname or '', self._proxy.port, timeout=_TIMEOUT_SECONDS)
+        if self._base.scheme == 'https':
+            connection.set_tunnel(self._base.netloc, headers=_authorisation(self._proxy))
+        return connection
 
     def _refusal(self, name: str, response: http.client.HTTPResponse) -> Exception:
         if response.status in TRANSIENT_STATUS:
@@ -136,6 +152,21 @@ class ImageFetcher:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+
+def _proxy_for(base: SplitResult) -> SplitResult | None:
+    """Return the address of the proxy that the environment asks for."""
+    address = urllib.request.getproxies().get(base.scheme)
+    if not address or urllib.request.proxy_bypass(base.hostname or ''):
+        return None
+    return urlsplit(address if '//' in address else f'//{address}')
+
+
+def _authorisation(proxy: SplitResult) -> dict[str, str]:
+    if proxy.username is None:
+        return {}
+    words = f'{unquote(proxy.username)}:{unquote(proxy.password or "")}'
+    return {'Proxy-Authorization': f'Basic {base64.b64encode(words.encode()).decode()}'}
 
 
 def _md5(headers: Message) -> str | None:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -11,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -70,7 +75,7 @@ class Handler(BaseHTTPRequestHandler):
         time.sleep(server.seconds)
         with server.lock:
             server.active -= 1
-        path = server.folder / self.path.lstrip('/')
+        path = server.folder / urlsplit(self.path).path.lstrip('/')  # a proxy is asked for whole addresses
         if busy or not path.is_file():
             self.send_response(503 if busy else 404)
             self.send_header('Retry-After', server.retry_after)
@@ -89,6 +94,10 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header('Content-Length', str(len(content)))
         self.end_headers()
         self.wfile.write(content)
+
+    def do_CONNECT(self) -> None:
+        self.server.requests[f'CONNECT {self.path} {self.headers.get("Proxy-Authorization")}'] += 1
+        self.send_error(403)
 
     def log_message(self, *args: object) -> None:
         pass
@@ -254,6 +263,32 @@ def test_the_time_left_is_that_of_the_images_to_fetch(
     assert float(re.findall(r'([0-9.]+) images/s', lines[0])[0]) <= 10
 
 
+def test_images_come_through_the_proxy_of_the_environment(
+        server: Server, published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv('http_proxy', server.url)
+    monkeypatch.setenv('no_proxy', 'localhost')
+    card = card_at('http://images.invalid', published)
+    download_openimages(card, tmp_path, files=[source.path for source in card.splits['train'].sources],
+                        mirror=published.as_uri())  # urllib reads the environment only once in a process
+    download_openimages(card, tmp_path, splits=['train'], retries=QUICK)
+    assert server.requests == {f'http://images.invalid/train/data/{name}': 1 for name in subset_of(published)}
+    server.requests.clear()
+    monkeypatch.setenv('no_proxy', '*')
+    with (ImageFetcher('http://images.invalid', QUICK, threading.Event()) as fetcher,
+          pytest.raises(FetchFailedError)):
+        fetcher.fetch('a.jpg')
+    assert not server.requests
+
+
+def test_a_proxy_is_asked_for_a_tunnel_to_a_secure_server(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv('https_proxy', server.url.replace('//', '//user:pa%40ss@'))
+    monkeypatch.delenv('no_proxy', raising=False)
+    with (ImageFetcher('https://images.invalid/train', QUICK, threading.Event()) as fetcher,
+          pytest.raises(FetchFailedError, match='Tunnel connection failed: 403')):
+        fetcher.fetch('a.jpg')
+    assert server.requests == Counter({'CONNECT images.invalid:443 Basic dXNlcjpwYUBzcw==': QUICK.attempts})
+
+
 @pytest.mark.parametrize('kind', ['broken', 'wrong_md5'])
 def test_damaged_images_are_not_kept(server: Server, published: Path, tmp_path: Path, kind: str) -> None:
     name = min(subset_of(published))
@@ -336,3 +371,33 @@ def test_a_generated_dataset_has_nothing_to_download(published: Path, tmp_path: 
 def test_another_kind_of_address_is_refused(published: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match='must be an http, https or file address'):
         download_openimages(card_at('https://example.invalid', published), tmp_path, mirror='ftp://example.invalid')
+
+
+def test_an_interrupt_ends_the_download_at_once(server: Server, published: Path, tmp_path: Path) -> None:
+    server.seconds = 0.5
+    root = tmp_path / 'root'
+    root.mkdir()
+    write_card(root, card_at('https://example.invalid', published))
+    words = ['data', 'download', CARD_NAME, '--root', str(root), '--mirror', server.url, '--split', 'train',
+             '--connections', '1']
+    process = subprocess.Popen([sys.executable, '-m', 'mlperf_det', *words], stderr=subprocess.PIPE, text=True)
+    folder = root / 'train' / 'data'
+    while not (folder.is_dir() and any(folder.iterdir())):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert (process.returncode, error) == (130, 'mlperf-det: interrupted\n')
+    assert 1 <= len(images(root)) < len(subset_of(published)) - 5
+
+
+def test_what_a_killed_download_left_is_removed(published: Path, tmp_path: Path) -> None:
+    folder = tmp_path / 'train' / 'data'
+    folder.mkdir(parents=True)
+    old, new = (folder / f'.{number:016x}.jpg.{number}.part' for number in (1, 2))
+    for path in (old, new):
+        path.write_bytes(b'\xff\xd8\xff')
+    os.utime(old, (0, 0))
+    download_openimages(card_at('https://example.invalid', published), tmp_path, splits=['train'],
+                        mirror=published.as_uri())
+    assert images(tmp_path) == subset_of(published) | {new.name}, 'the other may be another download at work'

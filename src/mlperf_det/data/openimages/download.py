@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import queue
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,6 +29,10 @@ DIGESTS = 'sha256.json'
 #: The mean over the MLPerf subset (374.6 GB, 1,195,093 files): what is reserved before a download starts.
 _MEAN_IMAGE_BYTES = 309_000
 _LISTED = 3
+#: how long an interrupt may go unnoticed
+_JOIN_SECONDS = 0.2
+#: An image is written within a moment, so what is older was left by a download that was killed.
+_LEFTOVER_SECONDS = 3600.0
 #: After so many it is the wrong source, and asking on would only be a burden to it.
 _MOST_NOT_OFFERED = 100
 
@@ -125,6 +131,7 @@ def _fetch_images(card: OpenImagesCard, name: str, split: OpenImagesSplit, root:
     folder.mkdir(parents=True, exist_ok=True)
     # Files get their names when they are complete, so a name is enough to know what is there.
     present = {entry.name for entry in os.scandir(folder)}
+    _remove_leftovers(folder, present)
     names = [f'{image_id}.jpg' for image_id in read_subset(card, split, root).image_ids]
     missing = [image for image in names if image not in present]
     report(f'{name}: {len(names):,} images, {len(names) - len(missing):,} present, {len(missing):,} to fetch')
@@ -150,6 +157,13 @@ def _fetch_images(card: OpenImagesCard, name: str, split: OpenImagesSplit, root:
                         'with --mirror from another source')
 
 
+def _remove_leftovers(folder: Path, names: Iterable[str]) -> None:
+    for path in (folder / name for name in names if name.startswith('.') and name.endswith('.part')):
+        with suppress(FileNotFoundError):  # another download has finished it
+            if time.time() - path.stat().st_mtime > _LEFTOVER_SECONDS:
+                path.unlink()
+
+
 def _work(outcome: _Outcome, base: str, folder: Path, connections: int, retries: Retries, progress: Progress) -> None:
     """Fetch on so many connections until nothing is left or one fails for good."""
     threads = [threading.Thread(target=_fetch_until_empty, args=(outcome, base, folder, retries, progress), daemon=True)
@@ -158,7 +172,9 @@ def _work(outcome: _Outcome, base: str, folder: Path, connections: int, retries:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join()
+            # Polars restarts system calls that a signal interrupts, so a join without a limit would not see it.
+            while thread.is_alive():
+                thread.join(_JOIN_SECONDS)
     finally:
         outcome.stop.set()  # an interrupt: the connections end after the image that each is at
 
