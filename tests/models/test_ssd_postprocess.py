@@ -36,7 +36,8 @@ def postprocess_one_image(localization: Tensor, logits: Tensor, defaults: Tensor
             boxes.append(corners[best].unsqueeze(0))
             scores.append(score[best].unsqueeze(0))
             labels.append(torch.tensor([label]))
-            queue = queue[iou_of(exact[best], exact[queue]) < 0.5]
+            # 0.5 as float32 sees it: what lies nearer to it than the float32 below counts as equal.
+            queue = queue[iou_of(exact[best], exact[queue]) <= 0.5 - 2 ** -25]
     order = torch.cat(scores).argsort(descending=True, stable=True)[:200]
     height, width = size.tolist()
     return (torch.cat(boxes)[order] * torch.tensor([width, height, width, height]), torch.cat(scores)[order],

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -25,6 +27,18 @@ def toy_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def unused_port() -> int:
+    """Return a port that nobody listens at, from below those that the kernel gives to sockets without one.
+
+    A rank takes it seconds later, after loading PyTorch: one of the kernel's own choice may be somebody's by then.
+    """
+    while True:
+        port = random.randrange(10_000, 30_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(('localhost', port))
+            return port
+
+
 class ToyPrograms:
     """Starts the toy as processes of their own, one or several ranks, and ends what is left of them."""
 
@@ -34,9 +48,7 @@ class ToyPrograms:
 
     def start(self, output: Path, *options: str, ranks: int = 1, launcher: str = 'torchrun',
               **recipe: Any) -> list[subprocess.Popen[str]]:
-        with socket.socket() as probe:
-            probe.bind(('localhost', 0))
-            port = str(probe.getsockname()[1])
+        port = str(unused_port())
         processes = []
         for rank in range(ranks):
             environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'TORCH_CPP_LOG_LEVEL': 'ERROR'}

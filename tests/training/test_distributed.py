@@ -1,9 +1,9 @@
 from __future__ import annotations
 
-import socket
 from datetime import timedelta
 
 import pytest
+from conftest import unused_port
 
 from mlperf_det.errors import UserError
 from mlperf_det.training.distributed import World, first_host, meet, read_world
@@ -62,8 +62,5 @@ def test_first_host(nodelist: str, host: str) -> None:
 
 
 def test_ranks_that_do_not_come_are_an_error_in_bounded_time() -> None:
-    with socket.socket() as probe:
-        probe.bind(('localhost', 0))
-        port = probe.getsockname()[1]
     with pytest.raises(UserError, match='did not all meet within 1 s'):
-        meet(World(rank=0, size=2, address='localhost', port=port), timedelta(seconds=1))
+        meet(World(rank=0, size=2, address='localhost', port=unused_port()), timedelta(seconds=1))

@@ -39,7 +39,7 @@ def tell(folder: Path, reason: str, tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_a_killed_process_is_told_by_every_station(
         programs: ToyPrograms, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / 'run'
-    process, = programs.start(folder, fault='kill', fault_step=12, quality_target={'bbox': 2.0})
+    process, = programs.start(folder, fault='SIGKILL', fault_step=12, quality_target={'bbox': 2.0})
     process.communicate(timeout=60)
     assert process.returncode == -signal.SIGKILL
     assert read_record(folder).outcome is Outcome.RUNNING

@@ -176,7 +176,7 @@ def test_a_folder_in_use_is_refused_and_left_alone(folder: Path, toy_data: Path)
 
 
 def test_a_stop_with_a_score_under_way_waits_for_it(folder: Path, toy_data: Path) -> None:
-    recipe = {'epochs': 2, 'fault': 'terminate', 'fault_step': 8, 'quality_target': {'bbox': 2.0},
+    recipe = {'epochs': 2, 'fault': 'SIGTERM', 'fault_step': 8, 'quality_target': {'bbox': 2.0},
               'runtime': Runtime(precision='fp32', poll_interval=1, log_interval=1)}
     assert train(folder, toy_data, **recipe) is ExitCode.INTERRUPTED
     assert read_record(folder).outcome is Outcome.INTERRUPTED
@@ -190,7 +190,7 @@ def test_a_stop_with_a_score_under_way_waits_for_it(folder: Path, toy_data: Path
 def test_a_score_that_does_not_come_in_time_is_computed_again_on_resume(
         folder: Path, toy_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, 'STOP_GRACE', 0.0)
-    recipe = {'epochs': 2, 'fault': 'terminate', 'fault_step': 8, 'quality_target': {'bbox': 2.0},
+    recipe = {'epochs': 2, 'fault': 'SIGTERM', 'fault_step': 8, 'quality_target': {'bbox': 2.0},
               'runtime': Runtime(precision='fp32', poll_interval=1, log_interval=1)}
     assert train(folder, toy_data, **recipe) is ExitCode.INTERRUPTED
     assert 'score of epoch 1 still pending' in read_record(folder).reason

@@ -57,7 +57,7 @@ def test_a_rank_that_raises_brings_the_job_down_with_its_traceback(programs: Toy
 @pytest.mark.parametrize('victim', [0, 1])
 def test_a_rank_that_is_killed_brings_the_job_down_and_is_named(
         programs: ToyPrograms, tmp_path: Path, victim: int) -> None:
-    processes = programs.start(tmp_path / 'run', ranks=2, fault='kill', fault_rank=victim, fault_step=3)
+    processes = programs.start(tmp_path / 'run', ranks=2, fault='SIGKILL', fault_rank=victim, fault_step=3)
     processes[victim].wait(60)
     assert processes[victim].returncode == -signal.SIGKILL
     killed = time.monotonic()

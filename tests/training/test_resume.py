@@ -13,10 +13,12 @@ import torch
 from conftest import ToyPrograms, read_lines, read_log
 
 from mlperf_det.run_folder import Outcome, read_record
-from mlperf_det.training.checkpoint import CheckpointStore, read_checkpoint
+from mlperf_det.training.checkpoint import CheckpointStore, Position, read_checkpoint
 
 #: 8 steps an epoch, 4 epochs, never converged
-RECIPE = {'quality_target': {'bbox': 2.0}, 'step_seconds': 0.02}
+RECIPE = {'quality_target': {'bbox': 2.0}}
+#: where a signal comes from outside: two seconds from the step that it waits for to the end
+SLOWLY = {**RECIPE, 'step_seconds': 0.1}
 STEPS = 32
 
 
@@ -30,15 +32,6 @@ def undisturbed(toy_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     finally:
         programs.close()
     return folder
-
-
-def signal_at_step(programs: ToyPrograms, folder: Path, step: int, number: signal.Signals, **recipe: object) -> int:
-    process, = programs.start(folder, **{**RECIPE, **recipe})
-    wait_for_step(process, folder, step)
-    process.send_signal(number)
-    _, error = process.communicate(timeout=60)
-    assert 'Traceback' not in error
-    return process.returncode
 
 
 def wait_for_step(process: subprocess.Popen[str], folder: Path, step: int) -> None:
@@ -79,21 +72,24 @@ def assert_same_run(resumed: Path, undisturbed: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(('number', 'poll_interval', 'boundary'), [
-    (signal.SIGTERM, 1, False), (signal.SIGUSR1, 1000, True)])
+@pytest.mark.parametrize(('fault', 'poll_interval', 'position'), [
+    ('SIGTERM', 1, Position(step=12, epoch=1, iteration=4)),
+    ('SIGUSR1', 1000, Position(step=16, epoch=2, iteration=0, evaluation_due=True))])
 def test_a_stopped_run_resumes_to_equal_losses(
-        programs: ToyPrograms, tmp_path: Path, undisturbed: Path, number: signal.Signals, poll_interval: int,
-        boundary: bool) -> None:
+        programs: ToyPrograms, tmp_path: Path, undisturbed: Path, fault: str, poll_interval: int,
+        position: Position) -> None:
     folder = tmp_path / 'run'
-    runtime = {'precision': 'fp32', 'log_interval': 1, 'poll_interval': poll_interval}
-    assert signal_at_step(programs, folder, 11, number, runtime=runtime) == 75
-    position = read_checkpoint(CheckpointStore(folder).paths()[0]).position
-    assert (position.iteration == 0) == boundary
+    # It signals itself, in the middle of an epoch; the step lies behind when it is resumed.
+    recipe = {**RECIPE, 'fault': fault, 'fault_step': 11,
+              'runtime': {'precision': 'fp32', 'log_interval': 1, 'poll_interval': poll_interval}}
+    statuses, errors = programs.run(folder, **recipe)
+    assert statuses == [75], errors
+    assert read_checkpoint(CheckpointStore(folder).paths()[0]).position == position
     assert read_record(folder).outcome is Outcome.INTERRUPTED
-    assert number.name in read_record(folder).reason
+    assert fault in read_record(folder).reason
     started = next(event['time_ms'] for event in read_log(folder) if event['key'] == 'run_start')
 
-    statuses, errors = programs.run(folder, '--resume', **RECIPE, runtime=runtime)
+    statuses, errors = programs.run(folder, '--resume', **recipe)
     assert statuses == [3], errors
     assert_same_run(folder, undisturbed)
     record = read_record(folder)
@@ -113,7 +109,7 @@ def test_two_ranks_resume_to_the_losses_of_two_that_were_left_alone(programs: To
     statuses, errors = programs.run(tmp_path / 'undisturbed', ranks=2, **recipe)
     assert statuses == [3, 3], errors
     # One rank alone hears the signal, in the middle of the second epoch.
-    stopped = {**recipe, 'fault': 'terminate', 'fault_rank': 1, 'fault_step': 10}
+    stopped = {**recipe, 'fault': 'SIGTERM', 'fault_rank': 1, 'fault_step': 10}
     statuses, errors = programs.run(tmp_path / 'run', ranks=2, **stopped)
     assert statuses == [75, 75], errors
     assert 'SIGTERM received at step 11' in read_record(tmp_path / 'run').reason
@@ -132,14 +128,14 @@ def test_two_ranks_resume_to_the_losses_of_two_that_were_left_alone(programs: To
 @pytest.mark.slow
 def test_a_run_ended_from_the_keyboard_says_so_and_resumes(
         programs: ToyPrograms, tmp_path: Path, undisturbed: Path) -> None:
-    process, = programs.start(tmp_path / 'run', **RECIPE)
+    process, = programs.start(tmp_path / 'run', **SLOWLY)
     wait_for_step(process, tmp_path / 'run', 11)
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)
     record = read_record(tmp_path / 'run')
     assert (record.outcome, record.reason) == (
         Outcome.FAILED, 'interrupted from the keyboard; continue with --resume')
-    statuses, errors = programs.run(tmp_path / 'run', '--resume', **RECIPE)
+    statuses, errors = programs.run(tmp_path / 'run', '--resume', **SLOWLY)
     assert statuses == [3], errors
     assert_same_run(tmp_path / 'run', undisturbed)
 
@@ -148,17 +144,20 @@ def test_a_run_ended_from_the_keyboard_says_so_and_resumes(
 def test_a_killed_run_resumes_from_the_last_undamaged_checkpoint(
         programs: ToyPrograms, tmp_path: Path, undisturbed: Path) -> None:
     folder = tmp_path / 'run'
-    assert signal_at_step(programs, folder, 20, signal.SIGKILL) == -signal.SIGKILL
+    process, = programs.start(folder, **SLOWLY)
+    wait_for_step(process, folder, 17)
+    process.kill()
+    process.communicate(timeout=60)
     assert read_record(folder).outcome is Outcome.RUNNING
     newest, before = CheckpointStore(folder).paths()
     content = bytearray(newest.read_bytes())
     content[len(content) // 2] ^= 1
     newest.write_bytes(content)
 
-    statuses, errors = programs.run(folder, '--resume', **RECIPE)
+    statuses, errors = programs.run(folder, '--resume', **SLOWLY)
     assert statuses == [3], errors
     assert f'{newest}: content does not match its checksum; falling back' in errors[0]
-    assert read_record(folder).attempts[1].resumed_from_step == int(before.stem.removeprefix('step_')) == 8
+    assert read_record(folder).attempts[1].resumed_from_step == int(before.stem.removeprefix('step_')) >= 8
     assert_same_run(folder, undisturbed)
     tail = (folder / 'attempts' / '0.txt').read_text()
     assert 'epoch_stop' in tail

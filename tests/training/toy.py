@@ -156,10 +156,8 @@ class ToyTask(Task):
     def _break(self) -> None:
         if self.recipe.fault == 'raise':
             raise ValueError('the toy broke on purpose')
-        if self.recipe.fault == 'kill':
-            os.kill(os.getpid(), signal.SIGKILL)
-        if self.recipe.fault == 'terminate':
-            os.kill(os.getpid(), signal.SIGTERM)
+        if self.recipe.fault.startswith('SIG'):
+            os.kill(os.getpid(), signal.Signals[self.recipe.fault])
         if self.recipe.fault == 'hang':
             time.sleep(1000)
 
