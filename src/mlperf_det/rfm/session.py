@@ -6,7 +6,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,20 +42,25 @@ def run_reframe(arguments: Sequence[str], *, report: Path, timeout_minutes: floa
         arguments: those of the ``reframe`` command, without the report file.
         report: where ReFrame puts its JSON report; an older one is removed first.
         timeout_minutes: when to end the session; its jobs are cancelled. None: never.
+
+    Raises:
+        KeyboardInterrupt: this process was told to end, by whatever signal; the session ended, its jobs are cancelled.
     """
     report.parent.mkdir(parents=True, exist_ok=True)
     report.unlink(missing_ok=True)
     command = [reframe_command(), *arguments, f'--report-file={report}']
-    process = subprocess.Popen(command)
     status: int | None
-    try:
-        status = process.wait(None if timeout_minutes is None else timeout_minutes * 60)
-    except subprocess.TimeoutExpired:
-        _end(process)
-        status = None
-    except KeyboardInterrupt:
-        _end(process)
-        raise
+    with _interrupted_by(signal.SIGTERM, signal.SIGHUP):
+        # In a session of its own: a terminal would interrupt it as well, and once more while it cancels its jobs.
+        process = subprocess.Popen(command, start_new_session=True)
+        try:
+            status = process.wait(None if timeout_minutes is None else timeout_minutes * 60)
+        except subprocess.TimeoutExpired:
+            _end(process)
+            status = None
+        except KeyboardInterrupt:
+            _end(process)
+            raise
     cases, overcome = read_cases(report)
     return Session(status=status, cases=cases or None, overcome=overcome, dry_run='--dry-run' in arguments)
 
@@ -83,6 +89,22 @@ def reframe_command() -> str:
     if command is None:
         raise UserError('reframe: not found; install mlperf-det into this Python (`pip install mlperf-det`)')
     return command
+
+
+@contextmanager
+def _interrupted_by(*signals: signal.Signals) -> Iterator[None]:
+    """Let signals interrupt as Ctrl-C does: who only dies of them, as of a time limit in CI, leaves jobs behind."""
+    def interrupt(*_signal: object) -> None:
+        raise KeyboardInterrupt
+    # A signal that is ignored, as under nohup, stays ignored.
+    before = {each: signal.getsignal(each) for each in signals if signal.getsignal(each) == signal.SIG_DFL}
+    for each in before:
+        signal.signal(each, interrupt)
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
