@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -131,8 +133,12 @@ def test_a_dry_run_fires_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[st
 ])
 def test_the_session_as_a_whole_is_judged(tmp_path: Path, capfd: pytest.CaptureFixture[str], code: str,
                                           arguments: list[str], status: Verdict, cause: str) -> None:
-    found, line = session(tmp_path, capfd, code, *arguments)
+    junit = tmp_path / 'junit.xml'
+    found, line = session(tmp_path, capfd, code, '--junit', str(junit), *arguments)
     assert (found, cause in line) == (status, True), line
+    # Who reads the file alone must not take the session for good.
+    assert ('<failure' in junit.read_text()) is (status is not Verdict.SKIPPED)
+    assert f'name="verdict" value="{status.name}"' in junit.read_text()
 
 
 def test_an_unknown_result_is_not_a_pass() -> None:
@@ -161,6 +167,26 @@ class flaky(Base):
     # The case that needed no second try is not forgotten.
     assert {case.name for case in read_cases(tmp_path / 'out' / 'reframe-report.json')[0]} == {'good', 'flaky'}
     assert 'name="good"' in (tmp_path / 'junit.xml').read_text()
+
+
+@pytest.mark.parametrize('sent', [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_session_that_is_told_to_end_leaves_no_job_behind(tmp_path: Path, sent: signal.Signals) -> None:
+    (tmp_path / 'checks.py').write_text(HEAD + f"""
+@rfm.simple_test
+class endless(Base):
+    executable = 'echo $$ > {tmp_path}/job; exec sleep 300; true'
+""")
+    process = subprocess.Popen([sys.executable, '-m', 'mlperf_det', 'accept', '-c', tmp_path / 'checks.py', '-o',
+                                tmp_path / 'out'], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not ((tmp_path / 'job').exists() and (tmp_path / 'job').read_text()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    job = Path('/proc') / (tmp_path / 'job').read_text().strip()
+    assert (job / 'cmdline').read_bytes().startswith((b'sleep', b'bash'))
+    process.send_signal(sent)
+    assert process.communicate(timeout=60)[1].splitlines()[-1] == 'mlperf-det: interrupted'
+    assert process.returncode == 130
+    assert not job.exists()
 
 
 REFERENCES = """

@@ -66,7 +66,7 @@ def test_cases_are_counted(junit: ET.Element) -> None:
 
 
 def test_metrics_and_references_are_there(junit: ET.Element) -> None:
-    fast, = (case for case in junit if case.get('name') == 'fast')
+    fast, = (case for case in junit.iter('testcase') if case.get('name') == 'fast')
     properties = {entry.get('name'): entry.get('value') for entry in fast.iter('property')}
     assert properties['metric.speed'] == '90 images/s'
     assert properties['reference.speed'] == '100 images/s'
@@ -76,23 +76,45 @@ def test_metrics_and_references_are_there(junit: ET.Element) -> None:
 
 
 def test_causes_are_there(junit: ET.Element) -> None:
-    slow, = (case for case in junit if case.get('name') == 'slow')
+    slow, = (case for case in junit.iter('testcase') if case.get('name') == 'slow')
     failure, = slow.iter('failure')
     assert failure.get('type') == 'performance'
     assert '12.5' in str(failure.get('message'))
-    left_out, = (case for case in junit if case.get('name') == 'left_out')
+    left_out, = (case for case in junit.iter('testcase') if case.get('name') == 'left_out')
     skipped, = left_out.iter('skipped')
     assert skipped.get('message')
 
 
+def written(folder: Path, cases: list[Case], *, verdict: str = 'PASSED', cause: str = '',
+            red: bool = False) -> ET.Element:
+    write_junit(folder / 'junit.xml', cases, verdict=verdict, cause=cause, red=red)
+    suite, = ET.parse(folder / 'junit.xml').getroot()  # noqa: S314 (our own file)
+    return suite
+
+
 def test_text_that_is_no_xml_comes_back_as_it_was(tmp_path: Path) -> None:
-    write_junit(tmp_path / 'junit.xml', [Case(name='a', result='fail', fail_reason='no "fabric" <here> & there')])
-    suite, = ET.parse(tmp_path / 'junit.xml').getroot()  # noqa: S314 (our own file)
+    reason = 'no "fabric" <here> & there'
+    failure, = written(tmp_path, [Case(name='a', result='fail', fail_reason=reason)]).iter('failure')
+    assert failure.get('message') == reason
+
+
+def test_characters_that_xml_cannot_hold_are_escaped(tmp_path: Path) -> None:
+    reason = 'a \x1b[31mred\x1b[0m word, \x00, \ud800 and \U0001f525'
+    failure, = written(tmp_path, [Case(name='a', result='fail', fail_reason=reason)]).iter('failure')
+    assert failure.get('message') == r'a \x1b[31mred\x1b[0m word, \x00, \ud800 and ' '\U0001f525'
+
+
+@pytest.mark.parametrize('cases', [[], [Case(name='a', result='pass')]])
+def test_a_session_that_is_red_without_a_red_case_is_a_case_itself(tmp_path: Path, cases: list[Case]) -> None:
+    suite = written(tmp_path, cases, verdict='NOTHING_RAN', cause='no case matches', red=True)
+    assert (suite.get('tests'), suite.get('failures')) == (str(len(cases) + 1), '1')
     failure, = suite.iter('failure')
-    assert failure.get('message') == 'no "fabric" <here> & there'
+    assert (failure.get('type'), failure.get('message')) == ('NOTHING_RAN', 'no case matches')
 
 
-def test_a_session_in_which_nothing_ran_is_an_empty_suite(tmp_path: Path) -> None:
-    write_junit(tmp_path / 'junit.xml', [])
-    suite, = ET.parse(tmp_path / 'junit.xml').getroot()  # noqa: S314 (our own file)
-    assert suite.get('tests') == '0'
+def test_a_session_is_no_case_where_its_cases_say_it(tmp_path: Path) -> None:
+    assert written(tmp_path, [Case(name='a', result='fail')], verdict='FAILED', red=True).get('tests') == '1'
+    suite = written(tmp_path, [Case(name='a', result='pass')], verdict='DEGRADED', cause='slow')
+    assert (suite.get('tests'), suite.get('failures')) == ('1', '0')
+    properties = {entry.get('name'): entry.get('value') for entry in suite.findall('properties/property')}
+    assert properties == {'verdict': 'DEGRADED', 'cause': 'slow'}

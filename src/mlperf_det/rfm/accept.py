@@ -12,6 +12,7 @@ each of these has an exit status of its own:
 5     the session ran out of time and was ended
 6     degraded: every case passed, but one only when it was run again, or one fails as
       expected, or the verdict on the runs is PASS-SLOW or UNSTABLE
+130   told to end, by Ctrl-C or from outside; its jobs are cancelled
 ====  =====================================================================================
 
 ``make run`` is ``mlperf-det accept``: the smoke tier and preflight on this machine. ``--mode`` names the occasion:
@@ -35,6 +36,7 @@ from mlperf_det.rfm.folder_lock import take
 from mlperf_det.rfm.junit import write_junit
 from mlperf_det.rfm.session import Session, run_reframe
 from mlperf_det.share import share_path
+from mlperf_det.tables import printable
 
 #: Beside site.py; `mlperf_det.rfm.site` would import ReFrame for the name.
 REFERENCES_FILE = 'references.yaml'
@@ -157,13 +159,14 @@ def _accept(args: argparse.Namespace, out: Path) -> tuple[Verdict, str, Path | N
     if verdict is Verdict.PASSED:
         of_runs = judge_runs(cases, references)
         verdict, cause = (verdict, cause) if of_runs[0] is Verdict.PASSED else of_runs
-    if args.junit:
-        write_junit(args.junit, cases)
     wanted = not args.no_report and bool(run_folders(cases))
     held = run_folders(needing_references(cases))
     page = write_report(report, out / 'report', references if held else None) if wanted else None
     if verdict is Verdict.PASSED and wanted and page is None:
         verdict, cause = Verdict.FAILED, 'the checks passed, but their report could not be written'
+    if args.junit:
+        write_junit(args.junit, cases, verdict=verdict.name, cause=cause,
+                    red=verdict not in (Verdict.PASSED, Verdict.DEGRADED, Verdict.SKIPPED))
     return verdict, cause, page
 
 
@@ -199,5 +202,5 @@ def _cause(case: Case) -> str:
 
 
 def _say(line: str) -> None:
-    sys.stdout.write(line + os.linesep)
+    sys.stdout.write(printable(line) + os.linesep)
     sys.stdout.flush()

@@ -8,19 +8,38 @@ from pathlib import Path
 
 from mlperf_det.reframe_sessions import Case
 from mlperf_det.run_folder import write_atomically
+from mlperf_det.tables import printable
+
+#: Case that stands for the session as a whole.
+SESSION = 'session'
 
 
-def write_junit(path: Path, cases: Sequence[Case]) -> None:
+def write_junit(path: Path, cases: Sequence[Case], *, verdict: str, cause: str, red: bool) -> None:
     """Write the test cases of a ReFrame report as a JUnit file.
 
     A case's properties are its nodes and, for each metric, value, unit and reference, as
-    ``metric.time_to_train = 512.4 s`` and ``reference.time_to_train = 500.0 s``.
+    ``metric.time_to_train = 512.4 s`` and ``reference.time_to_train = 500.0 s``. The suite's are the verdict on the
+    session and its cause. A session that is red though none of its cases is, as one that ran nothing, is a case of
+    its own: who reads the file alone must not take it for good.
+
+    Args:
+        path: the file.
+        cases: of the report.
+        verdict: on the session, in one word.
+        cause: of the verdict.
+        red: whether the session is to be taken for failed.
     """
+    if red and not any(case.is_bad for case in cases):
+        cases = [*cases, Case(name=SESSION, system='mlperf-det', partition=SESSION, result='fail', fail_phase=verdict,
+                              fail_reason=cause)]
     suite = ET.Element('testsuite', {
         'name': 'mlperf-det', 'tests': str(len(cases)), 'errors': '0',
         'failures': str(sum(case.is_bad for case in cases)),
         'skipped': str(sum(case.result == 'skip' for case in cases)),
         'time': f'{sum(_seconds(case) for case in cases):.3f}'})
+    properties = ET.SubElement(suite, 'properties')
+    for name, value in (('verdict', verdict), ('cause', cause)):
+        ET.SubElement(properties, 'property', {'name': name, 'value': _line(value)})
     for case in cases:
         suite.append(_case(case))
     root = ET.Element('testsuites')
@@ -36,8 +55,8 @@ def _case(case: Case) -> ET.Element:
                                       'time': f'{_seconds(case):.3f}'})
     properties = ET.SubElement(element, 'properties')
     for name, value in _properties(case):
-        ET.SubElement(properties, 'property', {'name': name, 'value': value})
-    reason = ' '.join((case.fail_reason or '').split())
+        ET.SubElement(properties, 'property', {'name': name, 'value': _line(value)})
+    reason = _line(case.fail_reason or '')
     if case.result == 'skip':
         # ReFrame prints why, but does not report it.
         ET.SubElement(element, 'skipped', {'message': reason or "skipped; ReFrame's output says why"})
@@ -53,6 +72,10 @@ def _properties(case: Case) -> list[tuple[str, str]]:
         found += [(f'{kind}.{name}', f'{number:g} {unit}')
                   for kind, number in (('metric', value), ('reference', reference)) if number is not None]
     return found
+
+
+def _line(text: str) -> str:
+    return printable(' '.join(text.split()))
 
 
 def _seconds(case: Case) -> float:
