@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -134,13 +135,59 @@ def test_the_variables_of_the_older_launchers(tmp_path: Path) -> None:
     assert 'DGXSYSTEM' not in told
 
 
-@pytest.mark.parametrize(('line', 'value'), [
-    ("X='$(touch pwned) # ${HOME}'", '$(touch pwned) # ${HOME}'), ('X="a \\"b\\" c"', 'a \\"b\\" c'),
-    ('X=1 # note', '1'), ("X=a'b c'\"d\"", 'ab cd'), ('X=${NONE:-${NEXP:-3}}', '3'), ('X=$((2 * (3 + 4) % 5))', '4'),
-    ('export X=5 Y=6', '5'), ('Y=6; X=5', '5'), ('X=', ''), ('X=~/data', '~/data')])
-def test_values_are_those_that_a_shell_would_set(tmp_path: Path, line: str, value: str) -> None:
+@pytest.mark.parametrize('line', [
+    "X='$(touch pwned) # ${HOME}'", 'X="a \\"b\\" c"', 'X="\\$HOME \\\\ \\`x\\` \\n"', 'X=a\\ b', 'X=1 # note',
+    "X=a'b c'\"d\"", 'X=${NONE:-${NEXP:-3}}', 'Y=2; X=${Y:-$(touch pwned)}', 'X=$((2 * (3 + 4) % 5))', 'X=',
+    'export X=5 Y=6', 'Y=6; X=5', 'Y="a b"; X="<$Y|${Y}|${Z-c}>"'])
+def test_values_are_those_that_a_shell_sets(tmp_path: Path, line: str) -> None:
+    shell = subprocess.run(['bash', '--norc', '-c', f'{line}\nprintf %s "$X"'], capture_output=True, text=True,
+                           check=True, cwd=tmp_path, env={'PATH': '/usr/bin:/bin'})
     found = read_shell_file(write(tmp_path, 'config_x.sh', line + '\n'))
-    assert (found.variables['X'], found.notices) == (value, ())
+    assert (found.variables['X'], found.notices) == (shell.stdout, ())
+
+
+CONDITIONS = """
+if [[ "${SMALL:-0}" == 1 ]]; then
+  export BATCHSIZE=1
+  for n in 1 2; do export NEXP=$n; done
+else
+  export BATCHSIZE=2
+fi
+if true; then export NEXP=3; fi
+helper() {
+  export DGXNGPU=99
+}
+function other
+{
+  case $X in
+    a) DGXNNODES=98 ;;
+  esac
+}
+export LR=0.003 NAME="if; fi"
+"""
+
+
+def test_what_depends_on_more_than_the_file_is_left_out_and_told(tmp_path: Path) -> None:
+    found = read_shell_file(write(tmp_path, 'config_x.sh', CONDITIONS))
+    assert found.variables == {'LR': '0.003', 'NAME': 'if; fi'}
+    told = '\n'.join(found.notices)
+    for part in ('BATCHSIZE=1', 'NEXP=$n', 'BATCHSIZE=2', 'NEXP=3', 'DGXNGPU=99', 'DGXNNODES=98'):
+        assert part in told
+
+
+@pytest.mark.parametrize('value', ['${Y:=5}', '"${Y%/*}"', '${#Y}', '${Y:+6}', '"a${Y/b/c}"', '${Y:-${Z:=5}}'])
+def test_a_reference_of_another_form_is_left_out_and_told(tmp_path: Path, value: str) -> None:
+    found = read_shell_file(write(tmp_path, 'config_x.sh', f'X={value}\n'))
+    assert 'X' not in found.variables
+    assert 'is not understood, left out' in found.notices[0]
+
+
+@pytest.mark.parametrize(('walltime', 'minutes'), [
+    ('90', 90), ('90:00', 90), ('01:30:00', 90), ('1-06', 1800), ('1-06:30', 1830), ('1-06:30:00', 1830)])
+def test_time_limits_have_slurms_forms(tmp_path: Path, walltime: str, minutes: int) -> None:
+    text = f'export BATCHSIZE=4 DGXNNODES=1 DGXNGPU=8 WALLTIME={walltime}\n'
+    fields, _ = recipe_fields(read_shell_file(write(tmp_path, 'config_x.sh', text)), 'ssd')
+    assert fields['walltime_minutes'] == minutes
 
 
 HOSTILE = ('export X=$(touch pwned)', 'export X=`touch pwned`', 'touch pwned', 'X="$(touch pwned)"',

@@ -31,6 +31,10 @@ _BRACKETS = r'\((?:[^()]|\((?:[^()]|\([^()]*\))*\))*\)'
 _PIECE = re.compile(rf'''(?P<arithmetic>\$\({_BRACKETS}\))|(?P<command>\${_BRACKETS}|`[^`]*`)'''
                     r'''|(?P<reference>\$\{(?:[^{}]|\{[^{}]*\})*\}|\$\w+)|'(?P<single>[^']*)'|"(?P<double>(?:\\.|[^"\\])*)"'''
                     r'''|\\(?P<escaped>.)|(?P<plain>[^\s;&|<>()"'`\\$]+|\$)''', re.DOTALL)
+#: What begins a condition, a loop or a function, and the words that open and close them.
+_BLOCK = re.compile(r'(?:if|for|while|until|case|select|function|\{)(?:\s|$)|\w+\s*\(\s*\)')
+_OPENING = ('if', 'for', 'while', 'until', 'case', 'select', '{')
+_BLOCK_WORD = re.compile(r'(?:^|[;\s])(if|for|while|until|case|select|\{|fi|done|esac|\})(?=$|[;\s])')
 _SECRET = re.compile(r'PASS(WORD|WD)?$|SECRET|TOKEN|CREDENTIAL', re.IGNORECASE)
 _OPERATORS: Mapping[type, Callable[[int, int], int]] = MappingProxyType({
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.FloorDiv: operator.floordiv,
@@ -91,8 +95,15 @@ class _Reader:
         if self.files > MOST_FILES:
             raise UserError(f'{path}: more than {MOST_FILES} files are sourced')
         self.open_files.append(path)
+        depth = 0
         for line in _logical_lines(path):
-            self._line(line, path)
+            if not depth and not _BLOCK.match(line):
+                self._line(line, path)
+                continue
+            # Whether a shell would come by here cannot be told without running the file.
+            if not depth or '=' in line:
+                self.notices.append(f'{path}: {line}: a condition, a loop or a function, or in one; left out')
+            depth = max(0, depth + sum(1 if word in _OPENING else -1 for word in _BLOCK_WORD.findall(line)))
         self.open_files.pop()
 
     def _line(self, line: str, path: Path) -> None:
@@ -125,47 +136,48 @@ class _Reader:
             self.read(Path(neighbour))
 
     def _value(self, text: str, path: Path) -> str | None:
-        """Evaluate a word or an array; None: it would run a command."""
+        """Evaluate a word or an array; None: it would run a command, or is not understood."""
         if _OWN_NAME.match(text):
             return path.stem.removeprefix('config_')
         try:
             if text.startswith('('):
-                inner = self._expand(text[1:-1])
-                return None if inner is None else shlex.join(shlex.split(inner, comments=True))
-            pieces = [self._piece(piece) for piece in _PIECE.finditer(text)]
-        except ValueError:
+                return shlex.join(shlex.split(self._expand(text[1:-1]), comments=True))
+            return ''.join(map(self._piece, _PIECE.finditer(text)))
+        except (ValueError, SyntaxError, ArithmeticError, MemoryError, RecursionError):
             return None
-        return None if None in pieces else ''.join(piece or '' for piece in pieces)
 
-    def _piece(self, piece: re.Match[str]) -> str | None:
+    def _piece(self, piece: re.Match[str]) -> str:
         kind, text = piece.lastgroup, piece[piece.lastgroup or 0]
         if kind == 'arithmetic':
             return self._arithmetic(text[3:-2])
         if kind in ('single', 'escaped', 'plain'):
             return text
-        return None if kind == 'command' else self._expand(text)
+        # Between double quotes, a backslash takes their meaning from these characters only.
+        parts = re.split(r'\\([$`"\\])', text) if kind == 'double' else [text]
+        return ''.join(part if number % 2 else self._expand(part) for number, part in enumerate(parts))
 
-    def _expand(self, text: str) -> str | None:
-        """Replace references; None: the text has a command."""
-        if '$(' in text or '`' in text:
-            return None
+    def _expand(self, text: str) -> str:
+        """Replace references.
+
+        Raises:
+            ValueError: the text has a command, or a reference of another form.
+        """
+        if '`' in text or re.search(r'\$[({]', _REFERENCE.sub('', text)):
+            raise ValueError(text)
 
         def replace(match: re.Match[str]) -> str:
             name, default = match[1] or match[3], (match[2] or '').strip('"\'')
             self.used.add(name)
-            return self.variables.get(name) or self._expand(default) or ''
+            return self.variables.get(name) or self._expand(default)
         return _REFERENCE.sub(replace, text)
 
-    def _arithmetic(self, text: str) -> str | None:
+    def _arithmetic(self, text: str) -> str:
         """Evaluate shell integer arithmetic with + - * / % and brackets; a bare word is a variable."""
         def value(match: re.Match[str]) -> str:
             self.used.add(match[0])
             return self.variables.get(match[0]) or '0'
-        expanded = re.sub(r'[A-Za-z_]\w*', value, self._expand(text) or '')
-        try:
-            return str(_evaluate(ast.parse(expanded.strip(), mode='eval').body))
-        except (ValueError, SyntaxError, ArithmeticError, MemoryError, RecursionError):
-            return None
+        expanded = re.sub(r'[A-Za-z_]\w*', value, self._expand(text))
+        return str(_evaluate(ast.parse(expanded.strip(), mode='eval').body))
 
 
 def _evaluate(node: ast.expr) -> int:

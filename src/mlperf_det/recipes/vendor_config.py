@@ -109,13 +109,16 @@ def _number(text: str) -> int | float:
 
 
 def _minutes(walltime: str, experiments: int) -> int:
-    """Return minutes of one run from Slurm's ``[D-]HH:MM[:SS]``, or from minutes, for all runs."""
+    """Return minutes of one run from a time limit in any of Slurm's forms, which is for all runs.
+
+    They are minutes, ``MM:SS``, ``HH:MM:SS``, ``D-HH``, ``D-HH:MM`` and ``D-HH:MM:SS`` (sbatch(1), --time).
+    """
     match = re.fullmatch(r'(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?', walltime)
     if match is None:
         raise UserError(f'WALLTIME={walltime} is no time limit; write minutes or HH:MM:SS')
-    days, first, minutes, seconds = (int(part) if part else 0 for part in match.groups())
-    only_minutes = match[1] is None and match[3] is None
-    total = first if only_minutes else days * 24 * 60 + first * 60 + minutes + seconds / 60
+    days, first, second, third = (int(part) if part else 0 for part in match.groups())
+    in_hours = match[1] is not None or match[4] is not None
+    total = days * 24 * 60 + first * 60 + second + third / 60 if in_hours else first + second / 60
     return max(1, round(total / max(1, experiments)))
 
 
