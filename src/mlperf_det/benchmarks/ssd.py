@@ -146,6 +146,8 @@ class SsdTask(DatasetTask):
             ('opt_learning_rate_decay_boundary_epochs', list(recipe.decay_epochs)),
             ('eval_samples', self.eval_samples),
             ('opt_weight_decay', recipe.weight_decay),
+            ('weights_initialization', None),
+            ('run_start', None),
             ('model_bn_span', recipe.local_batch_size * recipe.batch_norm_group),
             ('global_batch_size', recipe.global_batch_size),
             ('d_batch_size', recipe.local_batch_size),

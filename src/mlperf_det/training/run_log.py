@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from mlperf_det.mllog import keys
 from mlperf_det.mllog.writer import MLPerfLog
@@ -44,7 +45,7 @@ class RunLog:
         """State seed, hyperparameters and initialised tensors, and what an open run does differently."""
         log = self._log
         log.event(keys.SEED, seed)
-        hyperparameters = list(self._task.mllog_hyperparameters())
+        hyperparameters, _ = self._hyperparameters()
         if keys.WEIGHTS_INITIALIZATION not in dict(hyperparameters):
             hyperparameters.append((keys.WEIGHTS_INITIALIZATION, None))
         for key, value in hyperparameters:
@@ -64,6 +65,14 @@ class RunLog:
         """End ``init`` and start the clock; nothing of the data has been read so far."""
         self._log.end(keys.INIT_STOP)
         self._log.start(keys.RUN_START)
+        for key, value in self._hyperparameters()[1]:
+            self._log.event(key, value)
+
+    def _hyperparameters(self) -> tuple[list[tuple[str, Any]], list[tuple[str, Any]]]:
+        """Return the task's hyperparameter events before and after ``run_start``."""
+        events = list(self._task.mllog_hyperparameters())
+        start = next((place for place, (key, _) in enumerate(events) if key == keys.RUN_START), len(events))
+        return events[:start], events[start + 1:]
 
     def resume(self, step: int, attempt: int) -> None:
         """Mark where attempt ``attempt`` took over; the clock has been running since the first attempt."""

@@ -120,6 +120,7 @@ class Task(Protocol):
         """Return the hyperparameter events of the MLPerf log, in order, logged before ``init_stop``.
 
         The events of `initialized_tensors` follow them, or take the place of an entry ``weights_initialization``.
+        What comes after an entry ``run_start`` is logged after that event.
         """
         ...
 
