@@ -14,7 +14,7 @@ from mlperf_det.share import share_path
 SITE = '''
 site_configuration = {'systems': [{'name': 'lab', 'hostnames': ['.*'], 'partitions': [{
     'name': 'gpu', 'scheduler': 'slurm', 'launcher': 'srun', 'environs': ['builtin'], 'features': ['gpu'],
-    'sched_options': {'use_nodes_option': True},
+    'sched_options': {'use_nodes_option': True}, 'processor': {'num_cpus': 64},
     'devices': [{'type': 'gpu', 'model': 'NVIDIA A100-SXM4-80GB', 'num_devices': 4}],
     'resources': [{'name': '_rfm_gpu', 'options': ['--gres=gpu:{num_gpus_per_node}']}],
     'extras': {'datasets': '/data', 'container_runtime': 'Pyxis', 'image': '/images/det.sqsh', 'nodes': 2},
@@ -57,6 +57,7 @@ def test_the_folder_that_the_contradictions_are_put_into_is_clean(lab: Path) -> 
 @pytest.mark.parametrize(('file', 'old', 'new', 'problem'), [
     ('site.py', "'_rfm_gpu'", "'gpu'", "none named '_rfm_gpu'"),
     ('site.py', '{num_gpus_per_node}', '4', "none named '_rfm_gpu' with {num_gpus_per_node}"),
+    ('site.py', "'num_cpus': 64", '', 'processor: num_cpus is missing'),
     ('site.py', "'use_nodes_option': True", '', 'use_nodes_option must be True'),
     ('site.py', "'features': ['gpu'],", '', "GPUs without the feature 'gpu'"),
     ('site.py', "'devices': [{'type': 'gpu', 'model': 'NVIDIA A100-SXM4-80GB', 'num_devices': 4}],", '',

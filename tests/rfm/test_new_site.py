@@ -51,6 +51,16 @@ def test_slurm_says_what_its_partitions_are() -> None:
                        gres='gpu:a100')))
 
 
+@pytest.mark.parametrize(('gres', 'name', 'count'), [
+    ('gpu:a100:8(S:0,1),nvme:1', 'gpu:a100', 8), ('gpu:3090:4(S:0)', 'gpu:3090', 4), ('gpu:2080ti:4', 'gpu:2080ti', 4),
+    ('gpu:4', 'gpu', 4), ('gpu', 'gpu', 1), ('gpu:h100', 'gpu:h100', 1), ('gpu:4g.20gb:2', 'gpu:4g.20gb', 2),
+    ('shard:32,gpu:v100:2,gpu:a100:4', 'gpu:a100', 4)])
+def test_slurms_names_of_gpus_are_read_whatever_they_begin_with(gres: str, name: str, count: int) -> None:
+    node = NODE.format(name='g1', gres=gres, partition='gpu')
+    found = ask({'scontrol show partition': PARTITIONS, 'scontrol show node': node})
+    assert [(partition.gres, partition.gpus) for partition in found.partitions] == [('', 0), (name, count)]
+
+
 def test_the_driver_names_gpus_better_than_slurm() -> None:
     found = ask({**SLURM, 'nvidia-smi': 'NVIDIA A100-SXM4-80GB\n' * 8})
     assert found.partitions[1].gpu_model == 'NVIDIA A100-SXM4-80GB'

@@ -132,6 +132,9 @@ def partition_problems(partition: Partition) -> Iterator[str]:
         if partition.gpus and not any('{num_gpus_per_node}' in option for option in options):
             yield (f"{where}: resources: none named '_rfm_gpu' with {{num_gpus_per_node}} in its options; "
                    'without it jobs get no GPU, and ReFrame says nothing')
+        if partition.gpus and not raw.get('processor', {}).get('num_cpus'):
+            yield (f'{where}: processor: num_cpus is missing; without it jobs ask for one CPU a rank, and images are '
+                   'loaded by that one')
         if not raw.get('sched_options', {}).get('use_nodes_option'):
             yield f"{where}: sched_options: use_nodes_option must be True; else Slurm may spread a job over more nodes"
     for name, value in raw.get('env_vars', ()):

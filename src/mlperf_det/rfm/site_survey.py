@@ -137,6 +137,15 @@ def _fields(line: str) -> dict[str, str]:
 
 
 def _gpus(gres: str) -> tuple[str, int]:
-    """Return name and number of GPUs of a node: ``gpu:a100:8(S:0-1),nvme:1`` -> ('gpu:a100', 8)."""
-    match = re.search(r'\b(gpu(?::[A-Za-z][\w.-]*)?)(?::(\d+))?', gres)
-    return (match[1], int(match[2] or 1)) if match else ('', 0)
+    """Return name and number of GPUs of a node: ``gpu:a100:8(S:0-1),nvme:1`` -> ('gpu:a100', 8).
+
+    The form is ``gpu[:TYPE][:COUNT]``, and a type may be a number, as in ``gpu:3090:4``. Of several types it is the
+    most numerous one.
+    """
+    found = [('', 0)]
+    for entry in re.sub(r'\([^)]*\)', '', gres).split(','):
+        name, *words = entry.strip().split(':')
+        if name == 'gpu':
+            count = int(words.pop()) if words and words[-1].isdigit() else 1
+            found.append((':'.join([name, *words]), count))
+    return max(found, key=lambda pair: pair[1])
