@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -13,9 +14,22 @@ import pytest
 CHECKOUT = Path(__file__).resolve().parents[2]
 
 
-def reframe(tmp_path: Path, *arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+#: a check that does nothing: what ReFrame needs by itself
+EMPTY_CHECK = """
+import reframe as rfm
+
+@rfm.simple_test
+class empty(rfm.RunOnlyRegressionTest):
+    valid_systems = ['*']
+    valid_prog_environs = ['*']
+    executable = 'true'
+"""
+
+
+def reframe(tmp_path: Path, *arguments: str | Path, checks: Path = CHECKOUT / 'checks',
+            **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [Path(sys.executable).parent / 'reframe', '-c', CHECKOUT / 'checks', '--nocolor', f'--prefix={tmp_path}',
+        [Path(sys.executable).parent / 'reframe', '-c', checks, '--nocolor', f'--prefix={tmp_path}',
          *arguments], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60,
         env={**os.environ, **environment})
 
@@ -27,6 +41,27 @@ def test_listing_needs_no_configuration_and_shows_the_smoke_tier_only(tmp_path: 
     assert '- ssd %tier=smoke %recipe=smoke' in done.stdout
     assert 'throughput' not in done.stdout
     assert 'WARNING' not in done.stdout
+
+
+def test_listing_takes_at_most_a_second_over_reframes_own_start(tmp_path: Path) -> None:
+    (tmp_path / 'empty.py').write_text(EMPTY_CHECK)
+
+    def seconds(checks: Path) -> float:
+        """CPU seconds, which other work on the machine changes least."""
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert reframe(tmp_path, '-l', checks=checks).returncode == 0
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    ours, alone = (min(seconds(checks) for _ in range(2)) for checks in (CHECKOUT / 'checks', tmp_path / 'empty.py'))
+    assert ours - alone < 1.0
+
+
+def test_a_detailed_listing_needs_neither_data_nor_gpu(tmp_path: Path, site: Path) -> None:
+    done = reframe(tmp_path, '-C', site / 'site.py', '-L', HOME=str(tmp_path))
+    assert done.returncode == 0
+    for case, file in (('ssd %tier=convergence %recipe=one-node', 'ssd'), ('preflight_gpu', 'preflight')):
+        assert re.search(rf"- {case} .*\n *variant: \d+\n *file: '.*/checks/{file}\.py'\n *description: ", done.stdout)
 
 
 def test_a_gpu_site_has_the_other_tiers(tmp_path: Path, site: Path) -> None:
