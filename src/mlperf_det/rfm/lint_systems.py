@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from reframe.core.config import load_config
-from reframe.core.exceptions import ConfigError
 
 from mlperf_det.errors import UserError
 from mlperf_det.mllog.systems import accelerator_class
@@ -26,6 +25,7 @@ from mlperf_det.rfm import containers, metrics
 from mlperf_det.rfm.constants import Device, Extra, Feature
 from mlperf_det.rfm.image import BUILD
 from mlperf_det.rfm.site import RECIPES_FILE, REFERENCES_FILE
+from mlperf_det.rfm.start_rank import NUMA, OFF, SCHEDULER
 from mlperf_det.share import share_path
 from mlperf_det.yaml_files import did_you_mean
 
@@ -33,6 +33,7 @@ from mlperf_det.yaml_files import did_you_mean
 BLANK = 'FILL_IN'
 _EXTRAS = frozenset(value for name, value in vars(Extra).items() if not name.startswith('_'))
 _METRICS = frozenset(value.name for value in vars(metrics).values() if isinstance(value, metrics.Metric))
+_PATHS = (Extra.DATASETS, Extra.BACKBONES, Extra.IMAGES)
 _SLURM = ('slurm', 'squeue')
 
 
@@ -57,6 +58,12 @@ class Partition:
     def gpus_per_node(self) -> int:
         """GPUs in each node."""
         return sum(int(device.get('num_devices', 1)) for device in self.gpus)
+
+    @property
+    def nodes(self) -> int | None:
+        """Its nodes; None: not told."""
+        nodes = self.extras.get(Extra.NODES)
+        return nodes if isinstance(nodes, int) else None
 
     @property
     def accelerators(self) -> set[str]:
@@ -108,9 +115,9 @@ def read_partitions(folder: Path) -> list[Partition]:
     try:
         load_config(str(file)).validate()
         configuration = runpy.run_path(str(file))['site_configuration']
-    except (ConfigError, OSError, SyntaxError, NameError, KeyError) as error:
-        # ReFrame keeps what the schema says as the cause.
-        reason = getattr(error.__cause__, 'message', '') or str(error) or type(error).__name__
+    except Exception as error:
+        # A configuration is a program, and may fail in any way. ReFrame keeps what the schema says as the cause.
+        reason = getattr(error.__cause__, 'message', '') or f'{type(error).__name__}: {error}'
         raise UserError(f'{file}: {" ".join(reason.split())}') from error
     return [Partition(where=f'{file}: {system["name"]}:{partition["name"]}', raw=partition)
             for system in configuration['systems'] for partition in system['partitions']]
@@ -142,7 +149,22 @@ def partition_problems(partition: Partition) -> Iterator[str]:
             yield f'{where}: env_vars: {name}: {value!r} is not one word of the shell; quote it'
     for key in sorted(set(extras) - _EXTRAS):
         yield f'{where}: extras: unknown key {key!r}; known are {", ".join(sorted(_EXTRAS))}'
+    for key in sorted(_EXTRAS & set(extras)):
+        if wanted := _wanted(key, extras[key]):
+            yield f'{where}: extras: {key}: {extras[key]!r} is no {wanted}'
     yield from _image_problems(partition)
+
+
+def _wanted(key: str, value: object) -> str:
+    """Return what a value of ``extras`` should have been; empty where it is."""
+    if key == Extra.NODES:
+        return '' if isinstance(value, int) and value > 0 else 'number of nodes'
+    if not isinstance(value, str):
+        return 'text'
+    if key == Extra.CPU_BIND and value not in (NUMA, SCHEDULER, OFF) and not value.startswith('--'):
+        return f'way to bind: {NUMA}, {SCHEDULER}, {OFF}, or arguments of older launchers, which begin with --'
+    # Jobs run in their stage folder: whatever is relative to another one is not found there.
+    return 'absolute path' if key in _PATHS and not value.startswith('/') else ''
 
 
 def _is_one_word(value: str) -> bool:
@@ -162,7 +184,7 @@ def _image_problems(partition: Partition) -> Iterator[str]:
         yield f'{where}: container platform {runtime!r}: choose from {", ".join(containers.PLATFORMS)}'
     elif image and runtime is None:
         yield f'{where}: extras.image without a container platform; set container_runtime or container_platforms'
-    elif image and image != BUILD:
+    elif isinstance(image, str) and image not in ('', BUILD):
         try:
             containers.create(str(runtime), containers.Contract(image=image), 'true')
         except UserError as error:
@@ -175,7 +197,7 @@ def recipe_problems(file: Path, recipes: Mapping[str, Mapping[str, Recipe]],
     for benchmark, named in recipes.items():
         for name, recipe in named.items():
             if recipe.tier is not Tier.SMOKE and not any(_fits(recipe, partition) for partition in partitions):
-                sizes = ', '.join(f'{partition.extras.get(Extra.NODES, "any number of")} x {partition.gpus_per_node}'
+                sizes = ', '.join(f'{partition.nodes or "any number of"} x {partition.gpus_per_node}'
                                   for partition in partitions)
                 yield (f'{file}: {benchmark}.{name}: asks for {recipe.nodes} nodes x {recipe.accelerators_per_node} '
                        f'accelerators; the partitions have {sizes}')
@@ -203,7 +225,7 @@ def reference_problems(key: Key, reference: Reference, recipes: Mapping[str, Map
 
 def _fits(recipe: Recipe, partition: Partition) -> bool:
     return (recipe.accelerators_per_node <= partition.gpus_per_node
-            and recipe.nodes <= partition.extras.get(Extra.NODES, recipe.nodes))
+            and recipe.nodes <= (partition.nodes or recipe.nodes))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
