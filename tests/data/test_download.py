@@ -196,6 +196,25 @@ def test_no_room(server, tmp_path):
 
 # Unpacking.
 
+def test_a_disk_that_fills_up_or_cannot_be_written_is_named(server, tmp_path):
+    server.files['/f'] = CONTENT
+    (tmp_path / 'f.part').symlink_to('/dev/full')
+    with pytest.raises(UserError, match=r'/f: cannot be written \(No space left on device\).*it continues'):
+        fetch(f'{server.url}/f', tmp_path / 'f', check=check_of(), retries=QUICK)
+    (tmp_path / 'file').touch()
+    with pytest.raises(UserError, match=r'file/f: cannot be written \(File exists\)'):
+        fetch(f'{server.url}/f', tmp_path / 'file' / 'f', check=check_of(), retries=QUICK)
+
+
+def test_a_folder_that_cannot_be_made_is_a_line_and_no_traceback(tmp_path, capsys):
+    (tmp_path / 'file').touch()
+    source = tmp_path / 'weights.pth'
+    source.touch()
+    assert main(['data', 'backbone', 'resnet34', '--from', str(source), '--output', str(tmp_path / 'file')]) == 2
+    error = capsys.readouterr().err
+    assert f'mlperf-det: error: {tmp_path}/file: File exists; is the folder one that can be written' in error
+
+
 def make_zip(path: Path, members: dict[str, bytes], *, link: str | None = None) -> Path:
     with zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED) as archive:
         for name, content in members.items():

@@ -79,7 +79,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the chosen subcommand; 1: the dataset is not as its card states."""
-    return int(args.run_action(args))
+    try:
+        return int(args.run_action(args))
+    except BrokenPipeError:
+        raise  # the reader of our output has gone
+    except OSError as error:
+        raise UserError(f'{error.filename or args.action}: {error.strerror or error}; is the folder one that can be '
+                        'written, with room?') from error
 
 
 def _add(actions: Any, name: str, text: str, function: Callable[[argparse.Namespace], int]) -> _LazyParser:

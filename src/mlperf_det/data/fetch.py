@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import http.client
 import shutil
+import ssl
 import time
 import urllib.error
 import urllib.request
@@ -59,12 +60,22 @@ def fetch(url: str, target: Path, *, check: Callable[[Path], str | None], size: 
         True if anything was fetched.
 
     Raises:
-        UserError: the address answers with an error, the disk is too small, or the content is not what was expected.
+        UserError: the address answers with an error, the disk is too small or cannot be written, or the content is not
+            what was expected.
     """
     if urlsplit(url).scheme not in _SCHEMES:
         raise UserError(f'{url}: must be an http, https or file address')
-    if target.is_file() and check(target) is None:
-        return False
+    try:
+        if target.is_file() and check(target) is None:
+            return False
+        _fetch(url, target, check, size, retries)
+    except OSError as error:
+        raise UserError(f'{target}: cannot be written ({error.strerror or error}); mend that and run the same command '
+                        'again: it continues') from error
+    return True
+
+
+def _fetch(url: str, target: Path, check: Callable[[Path], str | None], size: int | None, retries: Retries) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f'{target.name}.part')
     with _locked(part) as stream:
@@ -84,7 +95,6 @@ def fetch(url: str, target: Path, *, check: Callable[[Path], str | None], size: 
             part.unlink()
             raise UserError(f'{url}: {wrong}; it was discarded. Try again, or name another source with --mirror')
         part.replace(target)
-    return True
 
 
 def digest_check(algorithm: str, expected: str, size: int | None) -> Callable[[Path], str | None]:
@@ -171,7 +181,7 @@ def _request(url: str, stream: IO[bytes], size: int | None, progress: Progress) 
         if urlsplit(url).scheme == 'file':
             raise UserError(f'{url}: {error.reason}') from error
         raise _TransientError(str(error.reason)) from error
-    except (TimeoutError, ConnectionError, http.client.HTTPException) as error:
+    except (TimeoutError, ConnectionError, ssl.SSLError, http.client.HTTPException) as error:
         raise _TransientError(str(error) or type(error).__name__) from error
     expected = size if size is not None else have + int(announced) if announced else None
     if expected is not None and stream.tell() < expected:
