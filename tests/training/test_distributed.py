@@ -34,8 +34,11 @@ def test_one_torchrun_a_node_under_srun() -> None:
     assert read_world({**SLURM, **TORCHRUN, 'TORCHELASTIC_RUN_ID': 'none'}).rank == 5
 
 
-def test_a_batch_script_with_one_task_is_alone() -> None:
-    assert read_world({'SLURM_PROCID': '0', 'SLURM_JOB_ID': '7', 'SLURM_LOCALID': '0'}) == World()
+def test_what_a_batch_script_or_an_interactive_shell_starts_itself_is_alone() -> None:
+    batch = {name: value for name, value in SLURM.items() if 'STEP' not in name} | {'SLURM_PROCID': '0'}
+    assert read_world(batch) == World(), 'it need not wait for seven others that nobody starts'
+    assert read_world({**batch, 'SLURM_STEP_ID': str(0xFFFFFFFA)}) == World()
+    assert read_world({**SLURM, 'SLURM_PROCID': '0', 'SLURM_NTASKS': '1'}) == World()
 
 
 @pytest.mark.parametrize(('environment', 'named'), [
@@ -46,6 +49,7 @@ def test_a_batch_script_with_one_task_is_alone() -> None:
     ({name: value for name, value in SLURM.items() if 'NODELIST' not in name}, ('SLURM_STEP_NODELIST',)),
     ({name: value for name, value in SLURM.items() if name != 'SLURM_LOCALID'}, ('SLURM_LOCALID',)),
     ({**SLURM, 'SLURM_STEP_NODELIST': 'gpu[007-'}, ('gpu[007-',)),
+    ({**SLURM, 'SLURM_STEP_ID': 'batch'}, ("SLURM_STEP_ID='batch'",)),
 ])
 def test_what_does_not_fit_is_named(environment: dict[str, str], named: tuple[str, ...]) -> None:
     with pytest.raises(UserError) as error:

@@ -17,6 +17,8 @@ from mlperf_det.errors import UserError
 
 _TORCHRUN = ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT')
 _SLURM = ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID', 'SLURM_JOB_ID')
+#: step ids from here on are no srun's: the batch script, an interactive shell
+_FIRST_RESERVED_STEP = 0xFFFF_FFF0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,15 +41,18 @@ def read_world(environ: Mapping[str, str]) -> World:
     """Return this process's place, from the variables of torchrun, of srun, or of neither.
 
     torchrun's names win, so one torchrun a node under srun works; where a container hook has set them from Slurm,
-    both must say the same.
+    both must say the same. A process that a batch script starts by itself is alone, however many tasks the job has.
 
     Raises:
         UserError: variables are missing, not numbers, out of range, or contradict each other; the message names them.
     """
     if any(name in environ for name in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK')):
         return _checked(_from_torchrun(environ))
-    if 'SLURM_PROCID' in environ and 'SLURM_JOB_ID' in environ and environ.get('SLURM_NTASKS', '1') != '1':
-        return _checked(_from_slurm(environ))
+    if environ.get('SLURM_NTASKS', '1') != '1' and all(name in environ for name in (
+            'SLURM_PROCID', 'SLURM_JOB_ID', 'SLURM_STEP_ID')):
+        step = _number(environ, 'SLURM_STEP_ID')
+        if step < _FIRST_RESERVED_STEP:
+            return _checked(_from_slurm(environ, step))
     return World()
 
 
@@ -65,13 +70,13 @@ def _from_torchrun(environ: Mapping[str, str]) -> World:
     return world
 
 
-def _from_slurm(environ: Mapping[str, str]) -> World:
+def _from_slurm(environ: Mapping[str, str], step: int) -> World:
     _require(environ, _SLURM, 'srun sets them')
     hosts = environ.get('SLURM_STEP_NODELIST') or environ.get('SLURM_JOB_NODELIST')
     if not hosts:
         raise UserError('environment: SLURM_PROCID is set, but neither SLURM_STEP_NODELIST nor SLURM_JOB_NODELIST; '
                         'start with srun inside a job')
-    job, step = _number(environ, 'SLURM_JOB_ID'), int(environ.get('SLURM_STEP_ID', '0'))
+    job = _number(environ, 'SLURM_JOB_ID')
     # Below the ephemeral range of Linux (32768 on), and different for the steps of a job that run side by side.
     port = _number(environ, 'MASTER_PORT') if 'MASTER_PORT' in environ else 10_000 + (job + 1_009 * step) % 20_000
     return World(rank=_number(environ, 'SLURM_PROCID'), size=_number(environ, 'SLURM_NTASKS'),
