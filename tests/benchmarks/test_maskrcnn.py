@@ -12,7 +12,7 @@ import pytest
 import torch
 from pycocotools import mask as mask_utils
 
-from mlperf_det.benchmarks.maskrcnn import MaskRcnnTask, build_task, mlperf_layer_names
+from mlperf_det.benchmarks.maskrcnn import MaskRcnnTask, build_task
 from mlperf_det.data.backbone import VerifiedBackbone
 from mlperf_det.data.cards import load_card
 from mlperf_det.data.scenes.dataset import CARD_NAME, GeneratorSettings, generate_dataset
@@ -21,13 +21,10 @@ from mlperf_det.errors import UserError
 from mlperf_det.evaluation.coco import score
 from mlperf_det.evaluation.ground_truth import read_ground_truth
 from mlperf_det.evaluation.rows import make_rows
-from mlperf_det.mllog.compliance import check_log
-from mlperf_det.mllog.writer import MLPerfLog
 from mlperf_det.models.maskrcnn import MASKRCNN_R50_FPN, MaskRcnn
 from mlperf_det.models.msra_backbone import name_map
 from mlperf_det.recipes.maskrcnn import MaskRcnnRecipe, builtin_recipes, smoke_recipe
 from mlperf_det.recipes.recipe import Recipe, Runtime
-from mlperf_det.training.run_log import RunLog, Submission, open_run
 
 
 @pytest.fixture(scope='module')
@@ -119,46 +116,6 @@ def test_a_warmup_that_does_not_start_at_zero() -> None:
     ('nvidia-32x8x1', 459), ('lanta-4x4x8', 917), ('lanta-4x4x6', 1222)])
 def test_iterations_of_an_epoch_are_those_of_the_published_logs(name: str, steps: int) -> None:
     assert published_task(builtin_recipes()[name]).steps_per_epoch() == steps
-
-
-def test_hyperparameters_are_honest_about_the_samples() -> None:
-    events = dict(published_task(builtin_recipes()['lanta-4x4x8']).mllog_hyperparameters())
-    assert events['train_samples'] == 117_266
-    assert events['eval_samples'] == 5_000
-    assert events['num_image_candidates'] == 8_000
-    assert events['opt_learning_rate_decay_steps'] == [9_000, 12_000]
-
-
-@pytest.mark.parametrize(('ruleset', 'tensors'), [('0.7.0', 0), ('1.0.0', 0), ('1.1.0', 21), ('2.0.0', 21),
-                                                  ('2.1.0', 21), ('3.0.0', 21), ('3.1.0', 21)])
-def test_log_passes_the_checker_of_its_round(ruleset: str, tensors: int, tmp_path: Path,
-                                             monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = replace(builtin_recipes()['lanta-4x4x8'], ruleset=ruleset)
-    task = published_task(recipe)
-    task._backbone = None
-    names = task.initialized_tensors(MaskRcnn(MASKRCNN_R50_FPN, 1000)) if tensors else task.initialized_tensors(None)
-    assert len(names) == tensors
-    path = tmp_path / 'result_0.txt'
-    with MLPerfLog(path, rank=0) as mllog:
-        open_run(mllog, recipe, Submission(org='site', platform='machine'), cache_cleared=True)
-        log = RunLog(mllog, task)
-        log.describe(recipe, 7, names)
-        log.start_run()
-        for epoch, box in enumerate((0.2, 0.378)):
-            log.start_epoch(epoch)
-            log.stop_epoch(epoch + 1, throughput=100.0, loss=1.0, lr=0.1)
-            log.start_evaluation(epoch + 1)
-            log.stop_evaluation(epoch + 1, {'bbox': box, 'segm': 0.34})
-        log.stop_run(success=True, reason='target met')
-    result = check_log(path, ruleset, benchmark='maskrcnn', division='closed')
-    assert result.passed, result.findings
-    assert '"BBOX": 0.378' in path.read_text()
-
-
-def test_names_of_the_layers_are_those_of_the_rules() -> None:
-    names = mlperf_layer_names(MaskRcnn(MASKRCNN_R50_FPN, 1000))
-    assert len(names) == len(set(names)) == 21
-    assert {'FPN_inner_block1', 'FPN_layer_block4', 'RPNHead_bbox', 'ROI_MASK_PREDICTOR_fcn_logits'} <= set(names)
 
 
 def test_early_abort_is_a_setting_and_off_by_default() -> None:

@@ -47,8 +47,9 @@ _ARCHITECTURES: Mapping[str, MaskRcnnArchitecture] = MappingProxyType({
 MOMENTUM, WEIGHT_DECAY, DECAY_FACTOR, BIAS_RATE = 0.9, 1e-4, 0.1, 2.0
 #: Pixels of the square noise that random weights are calibrated on.
 CALIBRATION_SIZE = 128
-#: First round whose rules ask for the names of the initialised tensors.
-_NAMES_SINCE = (1, 1, 0)
+#: First rounds whose logs state the steps that gradients are gathered over; the batch of an accelerator and the names
+#: of the initialised tensors.
+_ACCUMULATION_SINCE, _NAMES_SINCE = '1.0.0', '1.1.0'
 #: Name in the rules -> the layer here, in the order of the published logs.
 _LOGGED_LAYERS: Mapping[str, str] = MappingProxyType({
     **{f'FPN_{kind}_block{level + 1}': f'backbone.fpn.{kind}_blocks.{level}'
@@ -179,11 +180,15 @@ class MaskRcnnTask(DatasetTask):
         return ('bbox', 'segm')
 
     def mllog_hyperparameters(self) -> list[tuple[str, Any]]:
-        """Return the hyperparameter events in the order of the published v0.7 logs; samples are counted in images."""
+        """Return the hyperparameter events in the order of the round's published logs; samples are images."""
         recipe = self.recipe
+        accumulation = [('gradient_accumulation_steps', 1)] if recipe.ruleset >= _ACCUMULATION_SINCE else []
         return [
+            *([('d_batch_size', recipe.local_batch_size)] if recipe.ruleset >= _NAMES_SINCE else []),
             ('global_batch_size', recipe.global_batch_size),
             ('num_image_candidates', recipe.num_image_candidates),
+            *accumulation,
+            ('weights_initialization', None),
             ('opt_name', 'sgd_with_momentum'),
             ('opt_base_learning_rate', recipe.base_learning_rate),
             ('opt_learning_rate_warmup_steps', recipe.warmup_steps),
@@ -192,16 +197,14 @@ class MaskRcnnTask(DatasetTask):
             ('opt_learning_rate_decay_steps', list(recipe.decay_steps)),
             ('min_image_size', recipe.min_image_size),
             ('max_image_size', recipe.max_image_size),
-            ('gradient_accumulation_steps', 1),
+            ('run_start', None),
             ('train_samples', self.train_samples),
             ('eval_samples', self.eval_samples),
         ]
 
     def initialized_tensors(self, model: nn.Module) -> list[str]:
         """Return the names that the rules give to the layers drawn at random; none before round v1.1."""
-        if tuple(int(part) for part in self.recipe.ruleset.split('.')) < _NAMES_SINCE:
-            return []
-        return mlperf_layer_names(model)
+        return mlperf_layer_names(model) if self.recipe.ruleset >= _NAMES_SINCE else []
 
     def backbone_record(self) -> Mapping[str, Any] | None:
         """Return name, SHA-256 and colour order of the backbone's published file; None when drawn at random."""

@@ -23,6 +23,10 @@ QUALITY_TARGET: Mapping[str, float] = MappingProxyType({'bbox': 0.377, 'segm': 0
 REFERENCE_DECAY_STEPS = (60_000, 80_000)
 #: Values of K that the reference and the published runs used: 0, then 2 up to batch 128, 5 at 256.
 PUBLISHED_STRETCHES = range(6)
+#: Rounds that had the benchmark with these rules and this log form.
+RULESETS = ('0.7.0', '1.0.0', '1.1.0', '2.0.0', '2.1.0', '3.0.0', '3.1.0')
+#: From this round on batches below 16 may take a whole part of 0.02 as their rate.
+_SMALL_RATES_SINCE = '2.0.0'
 #: Proposals an image that the published configurations keep in training, over the batch of an accelerator.
 CANDIDATES_PER_IMAGE = 1_000
 
@@ -58,6 +62,8 @@ class MaskRcnnRecipe(Recipe):
     def problems(self) -> list[str]:
         """Return what makes the recipe impossible to run, or certain to miss its target, as ``field: what``."""
         found = super().problems()
+        if self.ruleset not in RULESETS:
+            found.append(f'ruleset: {self.ruleset} does not have this benchmark; choose one of {", ".join(RULESETS)}')
         if not 0 < self.decay_steps[0] < self.decay_steps[1]:
             found.append(f'decay_steps: {list(self.decay_steps)} must rise')
         if self.base_learning_rate <= 0 or self.warmup_steps < 0:
@@ -82,16 +88,18 @@ class MaskRcnnRecipe(Recipe):
         return found
 
     def closed_rules(self) -> list[RuleCheck]:
-        """Return the closed-division rules of round v0.7 held against this recipe."""
-        quotient = self.base_learning_rate / 0.02
+        """Return the closed-division rules of the recipe's round held against it."""
+        small = self.ruleset >= _SMALL_RATES_SINCE and self.global_batch_size < 16
         candidates = {1000, 2000, CANDIDATES_PER_IMAGE * self.local_batch_size}
         return [
             *super().closed_rules(),
             *self._benchmark_rules(
                 architecture=self.architecture, model='maskrcnn_r50_fpn', dataset='coco2017', target=QUALITY_TARGET,
                 weights='the given ImageNet weights (MSRA R-50)'),
-            RuleCheck(key='opt_base_learning_rate', value=self.base_learning_rate, rule='it is a multiple of 0.02',
-                      kept=quotient > 0.5 and abs(quotient - round(quotient)) < 1e-5),
+            RuleCheck(key='opt_base_learning_rate', value=self.base_learning_rate,
+                      kept=_is_multiple(self.base_learning_rate, 0.02)
+                      or (small and _is_multiple(0.02, self.base_learning_rate)),
+                      rule='it is a multiple of 0.02' + ', or 0.02 is a multiple of it' * small),
             RuleCheck(key='opt_learning_rate_warmup_steps', value=self.warmup_steps, rule='it is at least 0',
                       kept=self.warmup_steps >= 0),
             RuleCheck(key='opt_learning_rate_warmup_factor', value=self.warmup_factor, rule='it is above 0',
@@ -107,6 +115,12 @@ class MaskRcnnRecipe(Recipe):
             RuleCheck(key='max_image_size', value=self.max_image_size, kept=self.max_image_size == 1333,
                       rule='it is 1333'),
         ]
+
+
+def _is_multiple(value: float, unit: float) -> bool:
+    """Say so up to the tolerance of MLPerf's checker, because 0.14 is not seven times 0.02 in floating point."""
+    quotient = value / unit if unit > 0 else 0.0
+    return quotient > 0.5 and abs(quotient - round(quotient)) < 1e-5
 
 
 def _stretch(steps: tuple[int, int], batch: int) -> int | None:
@@ -131,6 +145,7 @@ class _Published(NamedTuple):
     epochs: int
     eval_batch: int
     minutes: int
+    ruleset: str = RULESETS[0]
 
 
 _PUBLISHED: Mapping[str, _Published] = MappingProxyType({
@@ -144,6 +159,9 @@ _PUBLISHED: Mapping[str, _Published] = MappingProxyType({
     'nvidia-32x8x1': _Published(32, 8, 1, 0.24, 1800, 0.000133, (5_625, 7_500), 87, 1, 120),
     'nvidia-1x8x12': _Published(1, 8, 12, 0.12, 625, 0.000192, (12_000, 16_000), 34, 1, 120),
     'dell-1x4x12': _Published(1, 4, 12, 0.06, 625, 0.000096, (24_000, 32_000), 32, 2, 240),
+    'dell-1x4x24': _Published(1, 4, 24, 0.12, 625, 0.000192, (12_000, 16_000), 34, 4, 240),
+    'azure-34x8x1': _Published(34, 8, 1, 0.24, 1800, 0.000133, (5_294, 7_058), 92, 1, 60),
+    'nvidia-1x2x4': _Published(1, 2, 4, 0.01, 500, 0.00002, (144_000, 192_000), 20, 4, 720, ruleset='2.0.0'),
     # 4 nodes of 4 accelerators at batch 128: the learning-rate block of 4x8x4 with twice the images an accelerator.
     'lanta-4x4x8': _Published(4, 4, 8, 0.16, 625, 0.000256, (9_000, 12_000), 43, 4, 120),
     'lanta-4x4x6': _Published(4, 4, 6, 0.12, 625, 0.000192, (12_000, 16_000), 34, 4, 120),
@@ -155,7 +173,7 @@ def builtin_recipes() -> dict[str, MaskRcnnRecipe]:
     published = {
         name: MaskRcnnRecipe(
             name=name, tier=Tier.CONVERGENCE, division=Division.CLOSED,
-            nodes=p.nodes, accelerators_per_node=p.accelerators, local_batch_size=p.batch,
+            ruleset=p.ruleset, nodes=p.nodes, accelerators_per_node=p.accelerators, local_batch_size=p.batch,
             eval_batch_size=p.eval_batch, epochs=p.epochs, walltime_minutes=p.minutes, experiments=5,
             base_learning_rate=p.learning_rate, warmup_steps=p.warmup_steps, warmup_factor=p.warmup_factor,
             decay_steps=p.decay, num_image_candidates=CANDIDATES_PER_IMAGE * p.batch)
