@@ -6,7 +6,7 @@
 
 import reframe as rfm
 import reframe.utility.typecheck as typ
-from reframe.core.builtins import variable
+from reframe.core.builtins import run_after, variable
 
 from mlperf_det.rfm import site
 from mlperf_det.rfm.constants import Feature
@@ -26,11 +26,14 @@ class preflight_cpu(PreflightCheck):
     #: Free shared memory: image loaders pass batches through it.
     min_shared_memory_gib = variable(float, value=0.25)
 
-    #: Processors that the job may use.
-    min_cpus = variable(int, value=1)
+    #: Processors that the job may use. 0: as many as the configuration of the partition promises.
+    min_cpus = variable(int, value=0)
 
     #: Files that a process may have open: loaders hold several per batch.
     min_open_files = variable(int, value=1024)
+
+    #: Memory that a process may lock, where the node has InfiniBand or the like: buffers of messages.
+    min_locked_memory_gib = variable(float, value=1.0)
 
     #: Difference between the node's clock and that of the file system.
     max_clock_lead_seconds = variable(float, value=2.0)
@@ -40,6 +43,12 @@ class preflight_cpu(PreflightCheck):
 
     descr = 'preflight: software, memory, disk, limits and clock'
     valid_systems = ['*']
+
+    @run_after('setup')
+    def ask_for_all_processors(self):
+        """Ask for those that training asks for; memory is often given out by the processor."""
+        if not self.is_local():
+            self.num_cpus_per_task = self.current_partition.processor.num_cpus
 
     def requirements(self):
         """What must hold of any node that trains."""
@@ -51,8 +60,10 @@ class preflight_cpu(PreflightCheck):
             at_least('disk_free_gib', self.min_disk_gib, 'free space where the stage directory lies'),
             at_least('memory_gib', self.min_memory_gib, 'ask for more, or look for what else uses it'),
             at_least('shared_memory_free_gib', self.min_shared_memory_gib, 'clear /dev/shm, or mount it larger'),
-            at_least('cpus', self.min_cpus, 'the job is bound to too few processors'),
+            at_least('cpus', self.min_cpus or self.num_cpus_per_task or 1, 'the job is bound to too few processors'),
             at_least('open_files_limit', self.min_open_files, 'raise `ulimit -n`'),
+            at_least('locked_memory_limit_gib', self.min_locked_memory_gib, 'raise `ulimit -l`; Slurm may hand down '
+                     'that of the login node (PropagateResourceLimits)'),
             Requirement(fact='clock_rate_error', holds=lambda error: abs(error) < 0.01,
                         otherwise='the clock runs wrong by the fraction {value}: times to train would be too'),
             Requirement(fact='clock_lead_seconds', holds=lambda lead: abs(lead) <= self.max_clock_lead_seconds,

@@ -10,6 +10,7 @@ import pytest
 from reframe.core.exceptions import SanityError
 
 from mlperf_det.rfm import node_facts
+from mlperf_det.rfm.preflight_check import PreflightCheck
 
 GOOD = {
     'host': 'node7', 'errors': {}, 'disk_free_gib': 50.0, 'shared_memory_free_gib': 8.0, 'memory_gib': 64.0, 'cpus': 16,
@@ -35,6 +36,7 @@ def test_a_fit_node_passes(bench: Any, name: str) -> None:
 @pytest.mark.parametrize(('facts', 'cause'), [
     ({'disk_free_gib': 0.5}, r'disk_free_gib is 0\.5, at least 2 is needed'),
     ({'memory_gib': 1.0}, 'memory_gib is 1'), ({'cpus': 0}, 'bound to too few processors'),
+    ({'locked_memory_limit_gib': 0.0078}, r'locked_memory_limit_gib is 0\.0078, .*raise `ulimit -l`'),
     ({'shared_memory_free_gib': 0.06}, r'/dev/shm'), ({'open_files_limit': 256}, 'ulimit -n'),
     ({'clock_rate_error': -0.5}, 'the clock runs wrong'), ({'clock_lead_seconds': -40.0}, 'ahead of the file system'),
     ({'clock_after_release': False}, 'the clock is years behind'),
@@ -45,6 +47,33 @@ def test_a_fit_node_passes(bench: Any, name: str) -> None:
 def test_every_requirement_can_fail(bench: Any, facts: dict[str, Any], cause: str) -> None:
     with pytest.raises(SanityError, match=rf'{cause}.*\(node node7\)'):
         judged(bench, 'preflight_cpu', **facts)
+
+
+def test_a_node_with_fewer_processors_than_promised_is_red(bench: Any, site: Path,
+                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (site / 'site.py').read_text()
+    (site / 'site.py').write_text(text.replace("{'name': 'cpu',", "{'name': 'cpu', 'processor': {'num_cpus': 32},"))
+    monkeypatch.setattr(PreflightCheck, 'is_local', lambda _: False)
+    with pytest.raises(SanityError, match='cpus is 16, at least 32 is needed'):
+        judged(bench, 'preflight_cpu')
+    judged(bench, 'preflight_cpu', cpus=32)
+
+
+def test_a_compiler_is_asked_for_where_it_is_needed(bench: Any) -> None:
+    check, = (check for check in bench.load('preflight.py', **{'preflight_cpu.needs_compiler': 'yes'})
+              if check.name == 'preflight_cpu')
+    (Path(check.stagedir) / 'node_facts.json').write_text(json.dumps(GOOD))
+    bench.end_job(check)
+    with pytest.raises(SanityError, match='no C\\+\\+ compiler'):
+        bench.judge(check)
+
+
+def test_locked_memory_counts_where_an_adapter_needs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node_facts, 'RDMA_ADAPTERS', tmp_path)
+    monkeypatch.setattr(node_facts.resource, 'getrlimit', lambda _: (65536, 65536))
+    assert node_facts.locked_memory_limit_gib() == -1
+    (tmp_path / 'mlx5_0').mkdir()
+    assert node_facts.locked_memory_limit_gib() == 65536 / 2**30
 
 
 @pytest.mark.parametrize(('facts', 'cause'), [

@@ -38,9 +38,10 @@ def test_smoke_passes_on_two_nodes_by_torchrun(suite) -> None:
 
 
 def test_preflight_visits_every_node(suite) -> None:
-    session = suite.start('-n', 'preflight_cpu', '--distribute=all')
+    session = suite.start('-n', 'preflight_cpu', '--distribute=all', preflight_cpu__min_cpus='1')
     cases = session.end()
     assert {case.result for case in cases} == {'pass'}, [case.reason for case in cases]
+    assert all('--cpus-per-task=8' in case.script for case in cases)
     assert sorted(re.search(r'n[12]', case.name.partition('nid')[2]).group() for case in cases) == ['n1', 'n2']
 
 
@@ -68,8 +69,9 @@ def test_a_new_site_is_what_slurm_says_and_proves_itself(cluster, tmp_path: Path
     arguments = ('-C', folder / 'site.py', '--system=ours', f'--prefix={tmp_path}', '--nocolor', '-c')
     rendered = cluster.run(program / 'reframe', *arguments, CHECKS, '--dry-run', timeout=300)
     assert re.search(r'Ran \d+/\d+ test case\(s\) from \d+ check\(s\) \(0 failure', rendered), rendered[-2000:]
+    # Slurm is told of more processors than this machine has.
     visited = cluster.run(program / 'reframe', *arguments, CHECKS / 'preflight.py', '-n', 'preflight_cpu', '-r',
-                          '--distribute=all', timeout=300)
+                          '--distribute=all', '-S', 'preflight_cpu.min_cpus=1', timeout=300)
     assert re.search(r'Ran [34]/[34] test case\(s\) .*\(0 failure', visited), visited[-2000:]
 
 

@@ -22,7 +22,7 @@ PartitionName=cpu AllowGroups=ALL Default=YES MaxTime=2-00:00:00 Nodes=c[1-2] St
 PartitionName=gpu AllowGroups=ALL Default=NO MaxTime=1-00:00:00 Nodes=g[1-3] State=UP TotalCPUs=768 TotalNodes=3
 PartitionName=old AllowGroups=ALL Default=NO MaxTime=UNLIMITED Nodes=o1 State=DOWN TotalCPUs=16 TotalNodes=1
 '''
-NODE = ('NodeName={name} Arch=x86_64 CoresPerSocket=64 CPUAlloc=0 CPUEfctv=256 CPUTot=256 CPULoad=0.10 '
+NODE = ('NodeName={name} Arch=x86_64 CoresPerSocket=64 CPUAlloc=0 CPUEfctv=248 CPUTot=256 CPULoad=0.10 '
         'AvailableFeatures=(null) Gres={gres} NodeAddr={name} NodeHostName={name} Sockets=2 Boards=1 State=IDLE '
         'ThreadsPerCore=2 Partitions={partition} OS=Linux 5.15.0 #1 SMP')
 NODES = '\n'.join([NODE.format(name='c1', gres='(null)', partition='cpu'),
@@ -45,9 +45,9 @@ def ask(answers: dict[str, str], programs: Sequence[str] = ()) -> Survey:
 def test_slurm_says_what_its_partitions_are() -> None:
     found = ask({**SLURM, 'srun --help': '      --container-image=[USER@][REGISTRY#]IMAGE'}, ['docker'])
     assert found == Survey(slurm=True, container_runtime='Pyxis', partitions=(
-        PartitionFacts(name='cpu', nodes=2, cpus=256, sockets=2, threads_per_core=2),
+        PartitionFacts(name='cpu', nodes=2, cpus=248, sockets=2, threads_per_core=2),
         # The node with four GPUs is none of those that the partition is described by.
-        PartitionFacts(name='gpu', nodes=2, cpus=256, sockets=2, threads_per_core=2, gpus=8, gpu_model='A100',
+        PartitionFacts(name='gpu', nodes=2, cpus=248, sockets=2, threads_per_core=2, gpus=8, gpu_model='A100',
                        gres='gpu:a100')))
 
 

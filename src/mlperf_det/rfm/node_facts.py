@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 GIB = 1 << 30
+#: Where the kernel shows adapters that read and write memory by themselves: InfiniBand, RoCE.
+RDMA_ADAPTERS = Path('/sys/class/infiniband')
 #: Compiled modules that training, evaluation and image decoding stand on.
 COMPILED_MODULES = ('numpy', 'torch', 'torchvision', 'pycocotools._mask', 'hotcoco', 'simplejpeg', 'PIL._imaging')
 DISTRIBUTIONS = ('mlperf-det', 'torch', 'torchvision', 'numpy', 'pycocotools', 'hotcoco', 'simplejpeg', 'pillow',
@@ -59,7 +61,9 @@ def open_files_limit() -> int:
 
 
 def locked_memory_limit_gib() -> float:
-    """Return how much memory a process may lock, as InfiniBand needs it, in GiB; -1: any."""
+    """Return how much memory a process may lock for InfiniBand and the like, in GiB; -1: any, or no such adapter."""
+    if not any(RDMA_ADAPTERS.glob('*')):
+        return -1.0
     limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[1]
     return -1.0 if limit == resource.RLIM_INFINITY else limit / GIB
 

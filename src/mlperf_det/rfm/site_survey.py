@@ -124,9 +124,11 @@ def slurm_partitions(partitions: str, nodes: str, local_model: str) -> list[Part
         best = [node for node in members if _gpus(node.get('Gres', '')) == gres]
         sample = best[0] if best else {}
         kind = gres[0].partition(':')[2]
+        # Without those that Slurm keeps for itself, where it tells them apart.
+        cpus = sample.get('CPUEfctv') or sample.get('CPUTot')
         found.append(PartitionFacts(
             name=name, nodes=len(best) or int(fields.get('TotalNodes', 1)), gres=gres[0], gpus=gres[1],
-            cpus=int(sample['CPUTot']) if 'CPUTot' in sample else None, sockets=int(sample.get('Sockets', 1)),
+            cpus=int(cpus) if cpus else None, sockets=int(sample.get('Sockets', 1)),
             threads_per_core=int(sample.get('ThreadsPerCore', 1)),
             gpu_model=(local_model or kind.upper()) if gres[1] else ''))
     return found
