@@ -64,6 +64,25 @@ def test_a_detailed_listing_needs_neither_data_nor_gpu(tmp_path: Path, site: Pat
         assert re.search(rf"- {case} .*\n *variant: \d+\n *file: '.*/checks/{file}\.py'\n *description: ", done.stdout)
 
 
+#: ReFrame where every way to a network or to a program is an error.
+OFFLINE = '''
+import socket, subprocess, sys
+def refuse(*arguments, **options):
+    raise SystemExit(f'{arguments} while checks are loaded')
+socket.socket.connect = socket.getaddrinfo = subprocess.run = refuse
+from reframe.frontend.cli import main
+main()
+'''
+
+
+def test_loading_the_checks_needs_neither_network_nor_home(tmp_path: Path, site: Path) -> None:
+    done = subprocess.run([sys.executable, '-c', OFFLINE, '-C', site / 'site.py', '-c', CHECKOUT / 'checks', '-l',
+                           '--nocolor', '--warn-as-error'], cwd=tmp_path, capture_output=True, text=True, check=False,
+                          timeout=60, env={'HOME': str(tmp_path / 'absent'), 'PATH': ''})
+    assert done.returncode == 0, done.stderr
+    assert 'tier=convergence %recipe=one-node' in done.stdout
+
+
 def test_a_gpu_site_has_the_other_tiers(tmp_path: Path, site: Path) -> None:
     done = reframe(tmp_path, '-C', site / 'site.py', '-l', '--warn-as-error')
     assert done.returncode == 0
