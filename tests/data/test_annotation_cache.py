@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import multiprocessing
 import os
 import pickle
+import resource
+import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
 
@@ -115,13 +119,86 @@ def test_a_worker_process_gets_the_path_not_the_arrays(truth: Path) -> None:
     assert_same(pickle.loads(sent), found)  # noqa: S301 - our own bytes
 
 
-def test_where_nothing_can_be_written_the_file_is_read(truth: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(annotations: Annotations, sha256: str) -> None:
-        raise OSError(30, 'Read-only file system')
-
-    monkeypatch.setattr(annotation_cache, 'write_columns', refuse)
-    assert_same(read_cached(truth), read_annotations(truth))
+def test_where_the_disk_is_full_the_file_is_read(truth: Path) -> None:
+    expected, limits = read_annotations(truth), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        found = read_cached(truth)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert_same(found, expected)
     assert not columns_path(truth).exists()
+    assert not list(truth.parent.glob('.*.part'))
+
+
+@pytest.fixture
+def others() -> Iterator[Path]:
+    """An annotation file in a folder that other users may read and not write."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield write_truth(Path(folder) / 'truth.json')
+        Path(folder).chmod(0o755)
+
+
+def as_another_user(path: Path, function: Callable[[Path], None]) -> multiprocessing.Process:
+    """Start a process that may read the folder of a file and not write it."""
+    def run() -> None:
+        if os.getuid() == 0:
+            os.setgroups([])
+            os.setgid(65534)
+            os.setuid(65534)
+        function(path)
+
+    for each in path.parent.iterdir():
+        each.chmod(each.stat().st_mode & ~0o222)
+    path.parent.chmod(0o555)
+    process = multiprocessing.get_context('fork').Process(target=run, daemon=True)
+    process.start()
+    return process
+
+
+def test_columns_can_be_read_by_other_users(others: Path) -> None:
+    def read(path: Path) -> None:
+        annotation_cache.read_annotations = forbid_json
+        assert isinstance(read_cached(path), MappedAnnotations)
+
+    umask = os.umask(0o022)
+    try:
+        read_cached(others)
+    finally:
+        os.umask(umask)
+    process = as_another_user(others, read)
+    process.join(60)
+    assert process.exitcode == 0
+
+
+def test_in_a_folder_of_another_user_the_file_is_read(others: Path) -> None:
+    def read(path: Path) -> None:
+        assert_same(read_cached(path), read_annotations(path))
+
+    process = as_another_user(others, read)
+    process.join(60)
+    assert process.exitcode == 0
+    assert [path.name for path in others.parent.iterdir()] == ['truth.json']
+
+
+def test_the_lock_of_another_user_is_waited_for(others: Path) -> None:
+    def read(path: Path) -> None:
+        annotation_cache.read_annotations = forbid_json
+        read_cached(path)
+
+    lock = others.with_name(f'.{columns_path(others).name}.lock')
+    with lock.open('wb') as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        process = as_another_user(others, read)
+        process.join(1)
+        assert process.is_alive(), 'it waits for the columns'
+        others.parent.chmod(0o755)
+        write_columns(read_annotations(others), file_hash(others, 'sha256'))
+        columns_path(others).chmod(0o644)
+        fcntl.flock(held, fcntl.LOCK_UN)  # to close it is not enough: the other process has inherited it
+    process.join(60)
+    assert process.exitcode == 0
 
 
 def test_a_wrong_file_is_refused_with_its_own_message(tmp_path: Path) -> None:

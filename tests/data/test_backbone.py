@@ -177,6 +177,8 @@ def test_export(weights, card, tmp_path, form):
     found = obtain_backbone('net', tmp_path / 'out', source=weights, card=card)
     path = export_backbone(found, tmp_path / 'out', form)
     assert path.name == f'net.{form}'
+    (tmp_path / 'plain').touch()
+    assert path.stat().st_mode == (tmp_path / 'plain').stat().st_mode, 'for all whom the umask lets read'
     arrays = dict(np.load(path)) if form == 'npz' else load_file(path)
     state = torch.load(weights, weights_only=True)
     assert set(arrays) == set(EXPECTED_NAMES)

@@ -10,8 +10,9 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import platform
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
@@ -122,17 +123,19 @@ def write_columns(annotations: Annotations, sha256: str) -> None:
         OSError: the file cannot be written.
     """
     # Imported here: reading, which every rank does, needs numpy alone.
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     names = np.array([name.encode() for name in annotations.file_names])
     arrays = {name: np.ascontiguousarray(getattr(annotations, name)) for name in _ARRAYS}
     arrays['file_names'] = names.view(np.uint8).reshape(len(names), names.itemsize)
     scalars = {'category_names': list(annotations.category_names), 'degenerate': annotations.degenerate,
                'unknown_images': list(annotations.unknown_images), 'scorable': annotations.scorable}
+    content = save(arrays, {'version': _VERSION, 'sha256': sha256, 'scalars': json.dumps(scalars)})
     target = columns_path(annotations.path)
-    temporary = target.with_name(f'.{target.name}.{os.getpid()}.part')
+    temporary = target.with_name(f'.{target.name}.{platform.node()}.{os.getpid()}.part')
     try:
-        save_file(arrays, temporary, {'version': _VERSION, 'sha256': sha256, 'scalars': json.dumps(scalars)})
+        # Not by the library's save_file(), which makes files that no other user may read, and raises no OSError.
+        temporary.write_bytes(content)
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
@@ -180,13 +183,13 @@ def _header(columns: Path) -> tuple[dict[str, Any], int]:
 @contextmanager
 def _alone(columns: Path) -> Iterator[None]:
     """Hold the lock of the columns while they are made; without one where the folder cannot be written."""
-    try:
-        stream = columns.with_name(f'.{columns.name}.lock').open('wb')
-    except OSError:
-        yield
-        return
-    with stream:
+    lock = columns.with_name(f'.{columns.name}.lock')
+    with ExitStack() as stack:
         # On a file system without locks several processes may do the same work, each under a name of its own.
         with suppress(OSError):
+            try:
+                stream = stack.enter_context(lock.open('ab'))
+            except PermissionError:
+                stream = stack.enter_context(lock.open('rb'))  # another user has made it
             fcntl.flock(stream, fcntl.LOCK_EX)
         yield

@@ -203,9 +203,10 @@ def export_backbone(backbone: VerifiedBackbone, output: Path, form: str) -> Path
         if form == 'npz':
             np.savez(temporary, **arrays)  # type: ignore[arg-type]
         else:
-            from safetensors.numpy import save_file
+            from safetensors.numpy import save
 
-            save_file(arrays, temporary, metadata={'source': backbone.published_as, 'sha256': backbone.sha256})
+            # Not by save_file(), which makes files that no other user may read.
+            temporary.write_bytes(save(arrays, {'source': backbone.published_as, 'sha256': backbone.sha256}))
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
