@@ -180,10 +180,10 @@ def kept_runs(path: Path, session: str = '') -> tuple[list[Path], list[tuple[str
         if case.result in _NOT_RUN:
             continue
         if case.result not in _GOOD:
-            lost.append((case.title, f'{case.title} failed: {case.reason}'))
+            lost.append((case.title, f'its check failed: {case.reason}'))
         elif case.recipe is not None and not left:
-            lost.append((case.title, f'{case.title}: its run folders below {case.outputdir} are gone, or are those of '
-                         'a later session'))
+            lost.append((case.title, f'its run folders below {case.outputdir} are gone, or are those of a later '
+                         'session'))
     return folders, lost
 
 

@@ -93,9 +93,9 @@ class Browser:
         self.command('Performance.enable')
         return {each['name']: each['value'] for each in self.command('Performance.getMetrics')['metrics']}
 
-    def evaluate(self, expression: str) -> Any:
-        """Return the value of a JavaScript expression in the page."""
-        answer = self.command('Runtime.evaluate', expression=expression, returnByValue=True)
+    def evaluate(self, expression: str, *, wait: bool = False) -> Any:
+        """Return the value of a JavaScript expression in the page; ``wait``: of the promise that it is."""
+        answer = self.command('Runtime.evaluate', expression=expression, returnByValue=True, awaitPromise=wait)
         assert 'exceptionDetails' not in answer, answer
         return answer['result'].get('value')
 

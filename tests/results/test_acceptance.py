@@ -93,7 +93,7 @@ def test_kept_promise_says_how_sure_it_is(make_run: FolderMaker, tmp_path: Path)
     times(make_run, 88, 89, 87)
     verdict = verdict_of(tmp_path, promise(tmp_path))
     assert verdict.state is State.PASS
-    assert 'as good as the promised reference 90 s (limit 91.8 s, as promised)' in verdict.cause
+    assert 'as good as the promised reference 1.5 min (limit 1.53 min, as promised)' in verdict.cause
     judgement, = verdict.judgements
     assert judgement.sure is not None
     # t = ln(91.8 / 88) / (0.01136 / sqrt 3) = 6.44; P(T <= 6.44) with 2 degrees of freedom
@@ -117,7 +117,7 @@ def test_scattered_runs_tell_how_many_more_settle_it(make_run: FolderMaker, tmp_
     times(make_run, 80, 92, 100)
     verdict = verdict_of(tmp_path, promise(tmp_path))
     assert verdict.state is State.UNSTABLE
-    assert 'cannot be told at 95% confidence' in verdict.cause
+    assert 'cannot be told at 95 % confidence' in verdict.cause
 
 
 def test_fewer_runs_than_promised_are_no_pass(make_run: FolderMaker, tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ def test_the_score_must_keep_the_promise_too(make_run: FolderMaker, tmp_path: Pa
     verdict = verdict_of(tmp_path, promise(tmp_path, runs=5, time_to_train={'value': 91.0, 'unit': 's'},
                                            confidence=0.51))
     assert verdict.state is State.UNSTABLE
-    assert 'the MLPerf score 91.43 s is beyond the limit 91 s' in verdict.cause
+    assert 'the MLPerf score 1.524 min is beyond the limit 1.517 min' in verdict.cause
 
 
 def test_a_promise_without_runs_is_not_run_in_verdict_and_report(make_run: FolderMaker, tmp_path: Path,

@@ -18,10 +18,12 @@ from mlperf_det.results.judging import judge_all
 from mlperf_det.results.reading import read_runs
 from mlperf_det.results.report.assets import script
 from mlperf_det.results.report.downsample import downsample
+from mlperf_det.results.report.figures import column_texts, percent_text
 from mlperf_det.results.report.html import escape, tag
 from mlperf_det.results.report.page import build_report
 from mlperf_det.results.report.spread import suspect_sentences, suspects
-from mlperf_det.results.report.svg import Axis, Band, Bar, Rule, Series, bar_chart, line_chart, ticks
+from mlperf_det.results.report.svg import Axis, Band, Rule, Series, line_chart, numbers, ticks
+from mlperf_det.results.report.svg_rows import Bar, Dots, bar_chart, dot_chart
 from mlperf_det.results.run import RankTime
 from mlperf_det.run_folder import Outcome
 from tests.results.conftest import FolderMaker, log_text, metrics_text
@@ -88,7 +90,7 @@ def test_a_suspect_is_named_among_the_checks(make_run: FolderMaker, tmp_path: Pa
     for number in range(3):
         make_run(f'run_{number}', metrics=metrics_text(8, slow_rank=5 if number else None), ranks=8)
     assert suspect_sentences(read_runs([tmp_path])) == [
-        'n2: waiting for data takes 5 s where the median is 1 s, in 2 of 3 run(s)']
+        'n2: waiting for data takes 5 s where the median is 1 s, in 2 of 3 runs']
     assert 'n2: waiting for data takes 5 s' in Outline(page_of(tmp_path)).text
 
 
@@ -160,11 +162,11 @@ def test_links_lead_to_groups(make_run: FolderMaker, tmp_path: Path) -> None:
     make_run('run_0')
     make_run('run_1', recipe={'name': 'other'})
     page = Outline(page_of(tmp_path))
-    assert page.links == ['#g0', '#g1']
+    assert page.links == ['#overview', '#g0', '#g1', '#g0', '#g1']    # of the navigation, then of the overview
     assert {link[1:] for link in page.links} <= set(page.ids)
     make_run('run_2', recipe={'name': 'dead'}, log=log_text(status=None), outcome=Outcome.RUNNING)
     page = Outline(page_of(tmp_path))
-    assert page.links == ['#g2', '#g0', '#g1']    # the worst first
+    assert page.links[-3:] == ['#g2', '#g0', '#g1']    # the worst first
     assert 'Some runs died' in page.text
 
 
@@ -204,6 +206,49 @@ def test_bars_are_as_long_as_their_values() -> None:
     root = ElementTree.fromstring(bar_chart('t', 'd', bars, 's'))  # noqa: S314 - our own
     widths = [float(element.attrib['width']) for element in root.iter('rect')]
     assert widths == pytest.approx([widths[0], widths[0] * 3, widths[0] * 2], rel=0.01)
+
+
+def test_dots_keep_their_places_beside_marks_and_the_tolerance() -> None:
+    rows = [Dots(label='a', points=[(27.0, 'a', 'c0')]), Dots(label='b', points=[(33.0, 'b', 'c1')]),
+            Dots(label='m', points=(), mean=30.0, interval=(28.5, 31.5), tolerance=(28.0, 29.0))]
+    marks = [Rule(value=28.0, label='promised 28'), Rule(value=29.0, label='limit 29', kind='limit')]
+    root = ElementTree.fromstring(dot_chart('t', 'd', rows, 'min', marks))  # noqa: S314 - our own
+    first, second = (float(circle.attrib['cx']) for circle in root.iter('circle'))
+    scale = (second - first) / 6.0
+    lines = {line.attrib['class']: line for line in root.iter('line')}
+    assert float(lines['rule target'].attrib['x1']) == pytest.approx(first + scale, abs=0.2)
+    assert float(lines['rule limit'].attrib['x1']) == pytest.approx(first + 2 * scale, abs=0.2)
+    assert (float(lines['interval'].attrib['x1']), float(lines['interval'].attrib['x2'])) == pytest.approx(
+        (first + 1.5 * scale, first + 4.5 * scale), abs=0.2)
+    shaded = [(float(rect.attrib['x']), float(rect.attrib['width'])) for rect in root.iter('rect')]
+    assert shaded == [pytest.approx((first + scale, scale), abs=0.2)] * 2    # of all rows, and of the third
+    names = {text.text: text for text in root.iter('text')}
+    assert names['promised 28'].attrib['y'] != names['limit 29'].attrib['y']    # they cannot hide each other
+
+
+@pytest.mark.parametrize('values', [(5.0,), (5.0, 5.0), ()])
+def test_dots_without_any_spread_are_inside_their_chart(values: tuple[float, ...]) -> None:
+    rows = [Dots(label='a', points=[(value, '', 'c0')]) for value in values]
+    root = ElementTree.fromstring(dot_chart('t', 'd', rows, 'min'))  # noqa: S314 - our own
+    assert all(124 < float(circle.attrib['cx']) < 418 for circle in root.iter('circle'))
+
+
+@pytest.mark.parametrize(('values', 'texts'), [
+    ([14, 14.667, None], ['14.00', '14.67', '']), ([4.0, 12.0], ['4', '12']), ([1234.5, 1.0], ['1,234.5', '1.0'])])
+def test_the_points_of_a_column_stand_under_each_other(values: list[float | None], texts: list[str]) -> None:
+    assert column_texts(values) == texts
+
+
+@pytest.mark.parametrize(('values', 'labels'), [
+    ([0, 0.1, 0.25], ['0', '0.10', '0.25']), ([27.5, 30], ['27.5', '30.0']), ([0, 5000, 10000], ['0', '5k', '10k']),
+    ([-5, 0, 5], ['-5', '0', '5']), ([], [])])
+def test_the_numbers_of_an_axis_have_the_same_decimals(values: list[float], labels: list[str]) -> None:
+    assert numbers(values) == labels
+
+
+def test_a_share_has_its_sign() -> None:
+    texts = [percent_text(share) for share in (0.029, -0.029, 0.0004, -0.0004)]
+    assert texts == ['+2.9 %', '−2.9 %', '±0.0 %', '±0.0 %']
 
 
 @given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6))

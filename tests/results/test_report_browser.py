@@ -14,6 +14,8 @@ from tests.results import chromium
 from tests.results.conftest import FolderMaker, log_text
 
 pytestmark = pytest.mark.slow
+#: a promise that is kept when the page has been drawn anew
+FRAMES = 'new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done, 50))))'
 
 
 @pytest.fixture(scope='module')
@@ -63,6 +65,35 @@ def test_toggles_work_and_nothing_complains_or_is_loaded(browser: chromium.Brows
     assert browser.evaluate("document.querySelectorAll('img').length") == 0
 
 
+def test_the_navigation_stays_in_sight_and_tells_where_one_is(browser: chromium.Browser, page: Path) -> None:
+    browser.open(page)
+    links = browser.evaluate("[...document.querySelectorAll('nav a')].map(each => each.getAttribute('href'))")
+    assert links == ['#overview', '#thaisc', '#g0', '#g1']
+    browser.evaluate("document.querySelectorAll('nav a')[3].click()")
+    assert browser.evaluate("document.querySelector('nav').getBoundingClientRect().top") == 0
+    covered = ("document.querySelector('#g1').getBoundingClientRect().top"
+               " - document.querySelector('nav').getBoundingClientRect().bottom")
+    assert browser.evaluate(covered) >= 0
+    current = "document.querySelector('nav a[aria-current]')?.getAttribute('href')"
+    browser.evaluate(FRAMES, wait=True)
+    assert browser.evaluate(current) in ('#g0', '#g1')    # the last section may not reach the top
+    assert browser.complaints() == []
+
+
+def test_what_is_near_the_pointer_says_what_it_is(browser: chromium.Browser, page: Path) -> None:
+    browser.open(page)
+    browser.evaluate("document.querySelector('.charts circle').scrollIntoView({block: 'center'})")
+    browser.evaluate(FRAMES, wait=True)    # a page that scrolls hides what was said
+    box = browser.evaluate("(() => { const {x, y, width, height} = document.querySelector('.charts circle')"
+                           ".getBoundingClientRect(); return [x + width / 2, y + height / 2]; })()")
+    browser.command('Input.dispatchMouseEvent', type='mouseMoved', x=box[0] + 8, y=box[1] + 3)
+    tip = "document.querySelector('#tip').hidden ? '' : document.querySelector('#tip').textContent"
+    assert 'epoch 1' in browser.evaluate(tip)
+    browser.command('Input.dispatchMouseEvent', type='mouseMoved', x=2, y=2)
+    assert browser.evaluate(tip) == ''
+    assert browser.complaints() == []
+
+
 def test_keys_do_what_the_mouse_does(browser: chromium.Browser, page: Path) -> None:
     browser.open(page)
     browser.evaluate("document.querySelectorAll('section > p.legend .key')[1].focus()")
@@ -87,7 +118,8 @@ def test_what_a_screen_reader_is_told(browser: chromium.Browser, page: Path) -> 
         assert names, role
         assert all(names), role
     images = [name for role, name in named if role == 'image']
-    assert any(name.startswith('bbox AP over time. Best bbox AP 0.3400, target 0.3.') for name in images)
+    assert any(name.startswith(
+        'bbox AP over time: 3 of 3 runs reached 0.3. Best bbox AP 0.3400, target 0.3.') for name in images)
     levels = browser.evaluate("[...document.querySelectorAll('h1, h2, h3, h4')].map(each => +each.tagName[1])")
     assert levels[0] == 1
     assert levels.count(1) == 1
@@ -153,6 +185,18 @@ def test_paper_shows_everything_and_the_verdicts_on_the_first_sheet(browser: chr
     finally:
         browser.emulate()
     assert 3 <= browser.pdf_pages() <= 30
+
+
+def test_the_verdict_on_a_single_group_stands_on_the_first_sheet(browser: chromium.Browser, make_run: FolderMaker,
+                                                                 tmp_path: Path) -> None:
+    make_run('runs/run_0')
+    assert main(['report', str(tmp_path / 'runs'), '-o', str(tmp_path / 'out')]) == 0
+    browser.open(tmp_path / 'out' / 'report.html')
+    browser.emulate(media='print')
+    try:
+        assert browser.evaluate("getComputedStyle(document.querySelector('main > section')).breakBefore") == 'auto'
+    finally:
+        browser.emulate()
 
 
 @pytest.mark.shared

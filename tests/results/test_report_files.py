@@ -134,8 +134,8 @@ def test_where_a_system_stands_among_published_ones(tmp_path: Path) -> None:
     page = (report(tmp_path) / 'report.html').read_text()
     # 500 s on 8 A100-SXM4-80GB; published: best 7.98 min, median 8.31 min of 14.
     assert 'SSD300: scaling and published systems' in page
-    assert '(v1.1 Inspur)' in page
-    assert '+0.3% to the median, +4.4% to the best' in page
+    assert '<small>v1.1 Inspur</small></td><td class="n" data-label="to it">+4.4 %</td>' in page
+    assert '<small>of 14</small></td><td class="n" data-label="to it">+0.3 %</td>' in page
     assert '>0 of 8 are faster</td>' in page
     chart = page[page.index('Time to train over accelerators'):]
     chart = chart[:chart.index('</figure>')]
@@ -143,6 +143,46 @@ def test_where_a_system_stands_among_published_ones(tmp_path: Path) -> None:
     assert chart.count('class="modelled"') == 1
     assert 'A100-SXM4-80GB: modelled, with its 95 % band' in chart
     assert '<g class="published c0"><circle' in chart
+
+
+PROMISE = """promises:
+  - {benchmark: ssd, accelerator: A100-SXM4-80GB, nodes: 2, accelerators_per_node: 4, runs: 3, document: offer 17,
+     time_to_train: {value: 8.0, unit: min, tolerance: 0.05}}
+"""
+
+
+def test_promise_measurement_and_certainty_stand_beside_each_other(tmp_path: Path) -> None:
+    published(tmp_path, 'Sub', (480, 500, 520))
+    (tmp_path / 'acceptance.yaml').write_text(PROMISE)
+    out = report(tmp_path, '--acceptance', str(tmp_path / 'acceptance.yaml'))
+    judgement = json.loads((out / 'summary.json').read_text())['groups'][0]['judgements'][0]
+    low, high = judgement['interval']
+    assert low < judgement['mean'] < high
+    assert low * high == pytest.approx(judgement['mean'] ** 2)    # about the geometric mean
+    page = (out / 'report.html').read_text()
+    table = page[page.index('Against the references'):]
+    table = table[:table.index('</table>')]
+    assert '<span>8.329 min</span><small>3 runs</small>' in table
+    assert '<span>8 min</span><small>promised offer 17</small>' in table
+    assert '>+4.1 %</td>' in table
+    assert '>8.4 min</td>' in table
+    assert f'<span>{100 * judgement["sure"]:.1f} % within</span>' in table
+    assert f'<dd>{100 * judgement["sure"]:.1f} %<small>within the limit of time to train</small>' in page
+    chart = page[page.index('Distance from the reference'):]
+    chart = chart[:chart.index('</figure>')]
+    assert (chart.count('class="soft"'), chart.count('class="diamond"'), chart.count('class="interval"')) == (3, 1, 1)
+
+
+def test_a_vendor_is_not_told_who_published_a_reference(tmp_path: Path) -> None:
+    published(tmp_path, 'Ours', (480, 500, 520))
+    (tmp_path / 'references.yaml').write_text("""ssd: {A100-SXM4-80GB: {2: {mixed: {time_to_train: {
+        value: 500, unit: s, direction: lower, n: 5, spread: 9, date: 2021-12-01,
+        source: {kind: published, round: v1.1, submitter: Rival, system: box}}}}}}""")
+    words = ('--references', str(tmp_path / 'references.yaml'))
+    assert '<small>published v1.1 Rival, n = 5</small>' in (report(tmp_path, *words) / 'report.html').read_text()
+    page = (report(tmp_path, *words, '--theme', 'vendor', '--vendor', 'Ours') / 'report.html').read_text()
+    assert 'Rival' not in page
+    assert '<small>published, n = 5</small>' in page
 
 
 def nights(make_run: FolderMaker, count: int, slow_from: int) -> None:
@@ -166,10 +206,16 @@ def test_regressions_are_told_with_date_and_cause(make_run: FolderMaker, tmp_pat
     assert '<li>software: driver: 550 → 560</li>' in page
     assert '2025-11-13' in page    # the 36th night after 2025-10-09
     assert page.index('Regressions') < page.index('aria-labelledby="g0"')
+    # Who reads the head alone must not take the green verdict of the runs for all there is to say.
+    head = page[page.index('<header'):page.index('</header>')]
+    assert '1 lasting change for the worse' in head
+    chart = page[page.index('time to train: +6.7 % from 2025-11-13 on'):]
+    assert chart[:chart.index('</figure>')].count('<circle') == 50
 
 
 def test_a_nightly_report_without_a_history_says_so(make_run: FolderMaker, tmp_path: Path) -> None:
     make_run('runs/run_0')
+    assert 'for the worse' not in (report(tmp_path, '--theme', 'nightly') / 'report.html').read_text()
     assert 'nothing can be said of changes' in (report(tmp_path, '--theme', 'nightly') / 'report.html').read_text()
 
 
@@ -196,4 +242,4 @@ def test_scaling_efficiency_between_geometries(make_run: FolderMaker, tmp_path: 
         make_run(f'runs/run_{nodes}', hosts=hosts, metrics=metrics, recipe={'tier': 'convergence'})
     page = (report(tmp_path) / 'report.html').read_text()
     assert 'Scaling: images/s against the smallest geometry' in page
-    assert '<td>1 to 4</td><td class="n">3.20</td><td class="n">80.0%</td>' in page
+    assert '<td>1 to 4</td><td class="n">3.20</td><td class="n">80.0 %</td>' in page

@@ -108,8 +108,8 @@ def test_a_session_is_judged_and_reported(make_run: FolderMaker, tmp_path: Path,
     failed = run_session(place, slow, result='bad')
     folders, lost = kept_runs(failed)
     assert [folder.parts[-6] for folder in folders] == ['stage']
-    assert sorted(problem.partition(':')[0] for _, problem in lost) == [
-        'preflight failed', 'train %recipe=smoke failed']
+    assert sorted((name, problem.partition(':')[0]) for name, problem in lost) == [
+        ('preflight', 'its check failed'), ('train %recipe=smoke', 'its check failed')]
     assert sorted(states(capsys, database)) == ['FAIL-INFRA', 'PASS']
     shutil.rmtree(place / 'stage')
     assert states(capsys, failed) == ['FAIL-INFRA']

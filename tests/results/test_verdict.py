@@ -74,7 +74,7 @@ def test_pass_against_a_reference(make_run: FolderMaker, tmp_path: Path) -> None
     times(make_run, 30.0, 30.1, 29.9)
     verdict = verdict_of(tmp_path, references(tmp_path))
     assert verdict.state is State.PASS
-    assert 'is as good as the measured reference 90 s' in verdict.cause
+    assert 'is as good as the measured reference 1.5 min' in verdict.cause
     assert '3 of 3 runs' in verdict.cause
 
 
@@ -97,10 +97,10 @@ def test_scattered_runs_are_unstable_and_more_runs_are_advised(make_run: FolderM
     times(make_run, 28.0, 31.5, 31.6)    # mean 91.1 s around a limit of 94.1 s
     verdict = verdict_of(tmp_path, references(tmp_path))
     assert verdict.state is State.UNSTABLE
-    assert 'cannot be told at 95% confidence' in verdict.cause
+    assert 'cannot be told at 95 % confidence' in verdict.cause
     more = verdict.judgements[0].more_runs
     assert more is not None
-    assert f'; {more} more run(s) would settle it with 80% probability' in verdict.cause
+    assert f'; {more} more runs would settle it with 80 % probability' in verdict.cause
 
 
 def test_runs_that_no_number_of_runs_would_settle_say_so(make_run: FolderMaker, tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_a_mean_that_is_only_not_shown_to_be_worse_is_not_called_as_good(make_ru
     times(make_run, 29.8, 30.1, 30.4)    # mean 90.3 s, reference 90 s
     verdict = verdict_of(tmp_path, references(tmp_path))
     assert verdict.state is State.PASS
-    assert 'cannot be told from, and is within the limit of, the measured reference 90 s' in verdict.cause
+    assert 'cannot be told from, and is within the limit of, the measured reference 1.5 min' in verdict.cause
 
 
 @pytest.mark.parametrize(('arguments', 'words'), [

@@ -55,7 +55,7 @@ def _title(runs: Sequence[Run]) -> str:
     first = runs[0]
     if first.record is None:
         parts = (first.round, first.submitter, first.system, first.model or first.benchmark)
-        return ' '.join(part for part in parts if part) or str(first.source)
+        return ' '.join(part for part in parts if part) or '/'.join(first.source.parts[-2:])
     place = first.geometry
     hardware = 'CPU' if place.accelerator == 'cpu' else f'{place.accelerators} x {place.accelerator}'
     nodes = f'{place.nodes} node{"s" if place.nodes != 1 else ""}'

@@ -30,6 +30,8 @@ MOST_RUNS = 1000
 _MANY_RUNS = 60
 #: of logarithms: a value that equals its limit is not beyond it
 _ROUNDING = 1e-12
+#: of logarithms: half an interval that says nothing any more, and whose bounds are still finite numbers
+_WIDEST = 50.0
 
 #: judged metrics -> how a run answers
 JUDGED: Mapping[str, Callable[[Run], float | None]] = MappingProxyType({
@@ -61,6 +63,7 @@ class Judgement:
         standing: the result.
         sentence: the result in words, with figures and confidence.
         sure: how sure it is that the mean lies on the good side of the limit, from 0 to 1; None: one run, or no limit.
+        interval: lowest and highest mean that are not excluded, each at the confidence asked for; None: one run.
         more_runs: runs that settle an undecided metric with `POWER`; None: not undecided, or not within reason.
     """
 
@@ -73,7 +76,16 @@ class Judgement:
     standing: Standing
     sentence: str
     sure: float | None = None
+    interval: tuple[float, float] | None = None
     more_runs: int | None = None
+
+
+def amount_text(metric: str, value: float) -> str:
+    """Return a value with its unit as people say it: times to train in minutes, rates from 100 on as whole numbers."""
+    unit = METRICS[metric][0]
+    if metric == 'time_to_train':
+        return f'{value / 60:.4g} min'
+    return f'{value:,.0f} {unit}' if value >= 100 else f'{value:.4g} {unit}'
 
 
 def judge_metric(metric: str, values: Sequence[float], found: Lookup, *, confidence: float = CONFIDENCE) -> Judgement:
@@ -89,8 +101,10 @@ def judge_metric(metric: str, values: Sequence[float], found: Lookup, *, confide
         bound, aim = sign * math.log(limit), sign * math.log(reference.value)
         standing, sure = _standing(losses, bound, aim, confidence), _sureness(losses, bound)
         more = _runs_to_settle(losses, bound, confidence) if standing is Standing.UNDECIDED else None
+    width = math.exp(min(_half_width([math.log(value) for value in values], confidence), _WIDEST))
     return Judgement(metric=metric, unit=unit, mean=mean, n=len(values), reference=reference, limit=limit,
-                     standing=standing, sure=sure, more_runs=more, sentence=_sentence(
+                     standing=standing, sure=sure, interval=(mean / width, mean * width) if len(values) > 1 else None,
+                     more_runs=more, sentence=_sentence(
                          metric, mean, values, found, standing, sure, more, confidence))
 
 
@@ -142,26 +156,28 @@ def _runs_to_settle(losses: Sequence[float], bound: float, confidence: float) ->
 
 def _sentence(metric: str, mean: float, values: Sequence[float], found: Lookup, standing: Standing,
               sure: float | None, more: int | None, confidence: float) -> str:
-    name, unit, n, reference = metric.replace('_', ' '), METRICS[metric][0], len(values), found.reference
-    measured = f'{name} {mean:.4g} {unit}' + (f' (geometric mean of {n} runs)' if n > 1 else ' (one run)')
+    n, reference = len(values), found.reference
+    measured = f'{metric.replace("_", " ")} {amount_text(metric, mean)}' + (
+        f' (geometric mean of {n} runs)' if n > 1 else ' (one run)')
     limit = found.upper if found.upper is not None else found.lower
     if reference is None or limit is None or standing is Standing.NO_LIMIT:
         reason = found.reason or 'the reference scatters so much that it excludes nothing; measure it again'
         return f'{measured} is not judged: {reason}'
     standing_on = 'as promised' if reference.source.kind is SourceKind.PROMISED else f'n = {reference.n}'
-    against = (f'the {reference.source.kind.value} reference {reference.value:.4g} {unit} '
-               f'(limit {limit:.4g} {unit}, {standing_on})')
+    against = (f'the {reference.source.kind.value} reference {amount_text(metric, reference.value)} '
+               f'(limit {amount_text(metric, limit)}, {standing_on})')
     worse = (reference.direction is Direction.LOWER and mean > reference.value) or (
         reference.direction is Direction.HIGHER and mean < reference.value)
     words = {Standing.GOOD: 'cannot be told from, and is within the limit of,' if worse else 'is as good as',
              Standing.SLOW: 'is worse than, but within the limit of', Standing.BEYOND: 'is beyond the limit of',
-             Standing.UNDECIDED: f'cannot be told at {confidence:.0%} confidence from the limit of'}
+             Standing.UNDECIDED: f'cannot be told at {100 * confidence:g} % confidence from the limit of'}
     certainty = '; one run, so no confidence can be stated'
     if sure is not None:
         side, share = ('within', sure) if sure >= 0.5 else ('beyond', 1 - sure)
         certainty = f'; {"more than 99.9" if share > 0.999 else format(100 * share, ".1f")} % sure that it is {side} it'
     advice = ''
     if standing is Standing.UNDECIDED:
-        advice = (f'; {more} more run(s) would settle it with {POWER:.0%} probability' if more else
+        runs = 'run' if more == 1 else 'runs'
+        advice = (f'; {more} more {runs} would settle it with {100 * POWER:g} % probability' if more else
                   f'; it lies too near the limit for {MOST_RUNS} runs of this scatter to settle it')
     return f'{measured} {words[standing]} {against}{certainty}{advice}'

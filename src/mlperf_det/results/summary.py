@@ -66,7 +66,7 @@ def _judgement(judgement: Judgement) -> dict[str, Any]:
     reference = judgement.reference
     return {'metric': judgement.metric, 'unit': judgement.unit, 'mean': judgement.mean, 'n': judgement.n,
             'standing': judgement.standing.value, 'limit': judgement.limit, 'sure': judgement.sure,
-            'more_runs': judgement.more_runs,
+            'interval': judgement.interval, 'more_runs': judgement.more_runs,
             'sentence': judgement.sentence, 'reference': None if reference is None else {
                 'value': reference.value, 'n': reference.n, 'spread': reference.spread,
                 'date': reference.date.isoformat(), 'image': reference.image, 'kind': reference.source.kind.value}}

@@ -24,7 +24,7 @@ from mlperf_det.recipes.recipe import Tier
 from mlperf_det.results.acceptance import Acceptance, Promise
 from mlperf_det.results.convergence_points import ConvergenceCheck
 from mlperf_det.results.groups import Group
-from mlperf_det.results.performance import CONFIDENCE, JUDGED, Judgement, Standing, judge_metric
+from mlperf_det.results.performance import CONFIDENCE, JUDGED, Judgement, Standing, amount_text, judge_metric
 from mlperf_det.results.references.table import Direction, Lookup, Reference, References
 from mlperf_det.results.run import Run, RunStatus
 from mlperf_det.results.score import LEAST_RUNS, Score, score_runs
@@ -233,7 +233,8 @@ def _score_beyond(score: Score, judgements: Sequence[Judgement]) -> str:
     for judgement in judgements:
         if judgement.metric == 'time_to_train' and judgement.limit and score.minutes is not None \
                 and score.minutes * 60 > judgement.limit * (1 + _ROUNDING):
-            return (f'the MLPerf score {score.minutes * 60:.4g} s is beyond the limit {judgement.limit:.4g} s, though '
+            return (f'the MLPerf score {amount_text(judgement.metric, score.minutes * 60)} is beyond the limit '
+                    f'{amount_text(judgement.metric, judgement.limit)}, though '
                     f'the mean of the runs is within it; {score.runs} more run(s) would show which holds')
     return ''
 

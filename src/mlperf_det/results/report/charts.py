@@ -9,18 +9,18 @@ from collections.abc import Callable, Sequence
 from mlperf_det.results.performance import Judgement
 from mlperf_det.results.published_courses import Course, published_course
 from mlperf_det.results.report.downsample import Point, downsample
+from mlperf_det.results.report.figures import plural, rate_text
 from mlperf_det.results.report.html import Markup, tag
 from mlperf_det.results.report.svg import (
     COLOURS,
     Axis,
     Band,
-    Bar,
     Rule,
     Series,
-    bar_chart,
     legend,
     line_chart,
 )
+from mlperf_det.results.report.svg_rows import Bar, Dots, bar_chart, dot_chart
 from mlperf_det.results.run import Run, TrackPoint
 from mlperf_det.results.run_metrics import PHASES
 
@@ -52,6 +52,9 @@ def accuracy_chart(runs: Sequence[Run], metric: str, *, over_epochs: bool = Fals
     title = f'{metric} AP over {"epochs" if over_epochs else "time"}'
     least = next((run.target[metric] for run in runs if metric in run.target), None)
     best = max(value for curve in series for _, value in curve.points)
+    if least is not None:
+        reached = sum(run.final_metrics.get(metric, 0.0) >= run.target.get(metric, least) for run in runs)
+        title += f': {reached} of {plural(len(runs), "run")} reached {least:g}'
     said = f'Best {metric} AP {best:.4f}' + (f', target {least:g}.' if least is not None else '.')
     course = published_course(runs[0].model, metric, runs[0].batch) if published and _as_published(runs) else None
     band = _course_band(runs, course, over_epochs=over_epochs) if course else None
@@ -104,8 +107,18 @@ def _band_words(course: Course, *, over_epochs: bool, terse: bool) -> str:
 
 
 def track_chart(runs: Sequence[Run], title: str, unit: str, value_of: Callable[[TrackPoint], float | None],
-                most_points: int, *, terse: bool = False) -> Markup | None:
-    """Return a tracked quantity over time, thinned out; None where no run tracked it."""
+                finding: Callable[[Sequence[Sequence[float]]], str], most_points: int, *,
+                terse: bool = False) -> Markup | None:
+    """Return a tracked quantity over time, thinned out; None where no run tracked it.
+
+    Args:
+        runs: of one group.
+        title, unit: of the quantity.
+        value_of: a point of the track -> the quantity.
+        finding: values of each run -> what they say, for the title.
+        most_points: of a curve.
+        terse: as in `accuracy_chart`.
+    """
     series = []
     for index, run in enumerate(runs):
         points: list[Point] = []
@@ -117,38 +130,49 @@ def track_chart(runs: Sequence[Run], title: str, unit: str, value_of: Callable[[
     shown = next((curve for curve in series if curve.points), None)
     if shown is None:
         return None
-    said = (f'{title} of {shown.name}: from {shown.points[0][1]:.4g} to {shown.points[-1][1]:.4g}'
+    said = (f'{shown.name}: from {shown.points[0][1]:.4g} to {shown.points[-1][1]:.4g}'
             f'{" " + unit if unit else ""}.')
-    return _figure(title, line_chart(title, said, series, Axis(title='minutes since run_start', low=0.0),
+    found = f'{title}: {finding([[value for _, value in curve.points] for curve in series if curve.points])}'
+    return _figure(found, line_chart(found, said, series, Axis(title='minutes since run_start', low=0.0),
                                      Axis(title=unit or title.lower(), low=0.0), terse=terse), said)
+
+
+def loss_finding(values: Sequence[Sequence[float]]) -> str:
+    """Say from where to where the loss went, in the mean of the runs."""
+    first, last = (statistics.fmean(each[place] for each in values) for place in (0, -1))
+    return f'{first:.3g} at first, {last:.3g} at the end'
+
+
+def rate_finding(values: Sequence[Sequence[float]]) -> str:
+    """Say how fast the runs went."""
+    return f'{rate_text(statistics.median(value for each in values for value in each))} images/s in the median'
 
 
 def times_chart(runs: Sequence[Run], judgements: Sequence[Judgement], *, terse: bool = False) -> Markup | None:
     """Return time to train per run, with reference, limit and the tolerance between; None where no run ended."""
-    bars = []
+    rows = []
     for index, run in enumerate(runs):
-        seconds = run.time_to_train_seconds
-        note = f'{seconds / 60:.2f}' if seconds is not None else ''
-        bars.append(Bar(label=run_name(run), parts=[((seconds or 0) / 60, 'time to train')],
-                        note=note if run.converged else f'{note} ✕'.strip(), first_colour=index,
-                        hatched=not run.converged))
-    if not any(run.time_to_train_seconds for run in runs):
+        minutes = None if run.time_to_train_seconds is None else run.time_to_train_seconds / 60
+        note = ('' if minutes is None else f'{minutes:.2f}') + ('' if run.converged else ' ✕')
+        kind = f'c{index % COLOURS}' + ('' if run.converged else ' hollow')
+        rows.append(Dots(label=run_name(run), note=note.strip(), points=() if minutes is None else (
+            (minutes, '' if terse else f'{run_name(run)}: {minutes:.2f} min, {run.status.value}', kind),)))
+    if not any(row.points for row in rows):
         return None
     converged = [run.time_to_train_seconds / 60 for run in runs if run.converged and run.time_to_train_seconds]
-    said = f'{len(converged)} of {len(runs)} runs converged' + (
-        f', in {min(converged):.2f} to {max(converged):.2f} minutes.' if converged else '.')
+    title = 'Time to train' + (f': {_from_to(min(converged), max(converged))} min' if converged else '')
+    said = f'{len(converged)} of {len(runs)} runs converged.'
     if len(converged) < len(runs):
-        said += ' Hatched, with ✕: runs that did not.'
+        said += ' Hollow, with ✕: those that did not.'
     marks = []
     judged = next((each for each in judgements if each.metric == 'time_to_train' and each.reference), None)
     if judged is not None and judged.reference is not None:
-        marks.append(Rule(value=judged.reference.value / 60, label='reference', kind='target'))
-        said += f' Dashed: the {judged.reference.source.kind.value} reference, {judged.reference.value / 60:.2f} min'
+        kind, value = judged.reference.source.kind.value, judged.reference.value / 60
+        marks.append(Rule(value=value, label=f'{kind} {value:.2f}'))
         if judged.limit is not None:
-            marks.append(Rule(value=judged.limit / 60, label='limit', kind='limit'))
-            said += f'; solid: its limit, {judged.limit / 60:.2f} min'
-        said += '.'
-    return _figure('Time to train', bar_chart('Time to train', said, bars, 'minutes', marks, terse=terse), said)
+            marks.append(Rule(value=judged.limit / 60, label=f'limit {judged.limit / 60:.2f}', kind='limit'))
+            said += ' Shaded: the tolerance between the reference and its limit.'
+    return _figure(title, dot_chart(title, said, rows, 'minutes', marks, terse=terse), said)
 
 
 def breakdown_chart(runs: Sequence[Run], *, terse: bool = False) -> Markup | None:
@@ -167,8 +191,10 @@ def breakdown_chart(runs: Sequence[Run], *, terse: bool = False) -> Markup | Non
             ((run.init_seconds or 0) / 60, 'initialisation')]))
     if not bars:
         return None
-    said = 'Time to train: closed training intervals and the rest up to run_stop; the initialisation is not part of it.'
-    return _figure('Time breakdown', bar_chart('Time breakdown', said, bars, 'minutes', terse=terse), said,
+    share = sum(bar.parts[0][0] for bar in bars) / sum(length for bar in bars for length, _ in bar.parts[:2])
+    title = f'Time breakdown: {100 * share:.0f} % of the time to train is training'
+    said = 'Closed training intervals, and the rest up to run_stop; the initialisation is no part of the time to train.'
+    return _figure(title, bar_chart(title, said, bars, 'minutes', terse=terse), said,
                    legend(['training', 'evaluation and rest', 'initialisation']))
 
 
@@ -182,18 +208,20 @@ def _rank_chart(run: Run) -> Markup:
                 parts=[*((rank.phases.get(phase, 0.0), PHASE_NAMES[phase]) for phase in PHASES), (rank.other, 'other')])
             for rank in ranks]
     wait = run.data_wait_share
+    title = 'Time breakdown by rank' + ('' if wait is None else f': {100 * wait:.1f} % of the time is waiting for data')
     said = f'{run_name(run)}, by rank and node.'
-    if wait is not None:
-        said += f' {wait:.1%} of the time was spent waiting for data.'
     if len(run.ranks) > MOST_RANKS:
         said += f' Of {len(run.ranks)} ranks, the {MOST_RANKS} that waited least and most.'
-    return _figure('Time breakdown', bar_chart('Time breakdown by rank', said, bars, 'seconds'), said,
-                   legend([*PHASE_NAMES.values(), 'other']))
+    return _figure(title, bar_chart(title, said, bars, 'seconds'), said, legend([*PHASE_NAMES.values(), 'other']))
+
+
+def _from_to(low: float, high: float) -> str:
+    return f'{low:.2f}' if f'{low:.2f}' == f'{high:.2f}' else f'{low:.2f} to {high:.2f}'
 
 
 def runs_legend(runs: Sequence[Run]) -> Markup | None:
     """Return the key to the runs' colours; None for one run, or for more runs than colours."""
-    return legend([run_name(run) for run in runs]) if 1 < len(runs) <= COLOURS else None
+    return legend([run_name(run) for run in runs], kind='runs') if 1 < len(runs) <= COLOURS else None
 
 
 def run_name(run: Run) -> str:

@@ -10,7 +10,9 @@ from mlperf_det.results.groups import Group
 from mlperf_det.results.judging import Judged
 from mlperf_det.results.performance import Judgement, Standing
 from mlperf_det.results.report.charts import run_name
+from mlperf_det.results.report.figures import percent_text, plural
 from mlperf_det.results.report.html import Markup, join, table, tag
+from mlperf_det.results.report.references_section import METRIC_NAMES, sureness
 from mlperf_det.results.report.spread import suspect_sentences
 from mlperf_det.results.rules import ruleset_of
 from mlperf_det.results.run import Run
@@ -32,6 +34,8 @@ Check = tuple[str, str, str]
 def checks_table(group: Group, verdict: Verdict, judged: Judged, *, terse: bool) -> Markup | None:
     """Return a table of checks: tone, what was checked, outcome in words. ``terse`` leaves out what was not done."""
     runs = group.runs
+    if all(run.summary is None for run in runs):
+        return None    # the verdict says why there is nothing to check
     rows = [_quality(runs), _rules(runs, judged.findings), _convergence(verdict)]
     rows += map(_performance, verdict.judgements)
     if not verdict.judgements:
@@ -41,9 +45,9 @@ def checks_table(group: Group, verdict: Verdict, judged: Judged, *, terse: bool)
         rows = [row for row in rows[1:] if row[0] != 'none']
     if not rows:
         return None
-    return table(['', 'check', 'outcome'], [
-        [tag('span', tag('span', SIGNS[tone], class_='state'), class_=tone), name, words]
-        for tone, name, words in rows], caption='What was checked')
+    return table(['check', 'outcome'], [
+        [tag('span', tag('span', f'{SIGNS[tone]} {name}', class_='state'), class_=tone), words]
+        for tone, name, words in rows], caption='What was checked', narrow=(0,), titles=(1,), stacked=True)
 
 
 def _quality(runs: Sequence[Run]) -> Check:
@@ -52,7 +56,7 @@ def _quality(runs: Sequence[Run]) -> Check:
         return 'none', 'Quality target', 'no target is tried by runs of a fixed number of steps'
     target = ', '.join(f'{metric} AP {least:g}' for metric, least in runs[0].target.items()) or 'unknown target'
     tone = 'good' if reached == len(runs) else 'warn' if reached and reached == len(runs) - 1 else 'bad'
-    return tone, 'Quality target', f'{reached} of {len(runs)} runs reached {target} in their last evaluation'
+    return tone, 'Quality target', f'{reached} of {plural(len(runs), "run")} reached {target} in the last evaluation'
 
 
 def _rules(runs: Sequence[Run], findings: Mapping[str, Sequence[str]]) -> Check:
@@ -87,7 +91,17 @@ def _convergence(verdict: Verdict) -> Check:
 
 
 def _performance(judgement: Judgement) -> Check:
-    return _TONES[judgement.standing], 'Performance', judgement.sentence
+    """Return the outcome in short: the figures stand in the table of references."""
+    tone, name = _TONES[judgement.standing], METRIC_NAMES[judgement.metric]
+    reference = judgement.reference
+    if reference is None or judgement.limit is None:
+        return tone, name, judgement.sentence
+    words = [f'{percent_text(judgement.mean / reference.value - 1)} to the {reference.source.kind.value} reference',
+             f'{sure[0]} sure to be {sure[1]} its limit' if (sure := sureness(judgement)) else
+             'one run, so no confidence can be stated']
+    if judgement.more_runs is not None:
+        words.append(f'{plural(judgement.more_runs, "further run")} would settle it')
+    return tone, name, '; '.join(words)
 
 
 def rest_of_notes(verdict: Verdict) -> Markup | None:

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mlperf_det.results.report.figures import plural
 from mlperf_det.results.report.html import Markup, facts, join, table, tag
 from mlperf_det.results.run import Run
 from mlperf_det.run_folder import RunRecord
@@ -29,12 +30,13 @@ def configuration(run: Run, most: int) -> Markup:
 
 def provenance(run: Run) -> Markup:
     """Return source, command, software, hosts, data and image of a run."""
-    pairs: list[tuple[str, object]] = [('run', run.source), ('log', run.log or ''), ('seed', run.seed), (
-        'MLPerf round', run.round), ('submitter', run.submitter), ('system', run.system), ('division', run.division)]
+    pairs: list[tuple[str, object]] = [
+        ('run', run.source), ('log', run.log if run.log and run.log != run.source else ''), ('seed', run.seed),
+        ('MLPerf round', run.round), ('submitter', run.submitter), ('system', run.system), ('division', run.division)]
     more: list[Markup] = []
     if run.record is not None:
         more = _of_record(run.record)
-    shown = [(name, value) for name, value in pairs if value not in (None, '')]
+    shown = [(name, value) for name, value in pairs if value not in (None, '', 'unknown')]
     return join([tag('h3', 'Provenance'), facts(shown), *more])
 
 
@@ -53,7 +55,7 @@ def _of_record(record: RunRecord) -> list[Markup]:
     parts += [tag('h3', 'Hosts'), table(['host', 'ranks', 'devices', 'CPU', 'CPUs', 'memory, GiB'], rows,
                                         caption='Where the ranks ran', numeric=(4, 5))]
     if record.environment:
-        parts.append(tag('details', tag('summary', f'Environment ({len(record.environment)} variables)'),
+        parts.append(tag('details', tag('summary', f'Environment ({plural(len(record.environment), "variable")})'),
                          facts(record.environment.items())))
     return parts
 

@@ -15,6 +15,22 @@ def figure_text(value: float | None) -> str:
     return '' if value is None else f'{value:.2f}'.rstrip('0').rstrip('.')
 
 
+def fixed_text(value: float | None) -> str:
+    """Return minutes with two decimals, for columns; nothing for None."""
+    return '' if value is None else f'{value:.2f}'
+
+
+def column_texts(values: Sequence[float | None]) -> list[str]:
+    """Return the numbers of a column with the same decimals, at most two: their points stand under each other."""
+    decimals = max((len(figure_text(value).partition('.')[2]) for value in values), default=0)
+    return ['' if value is None else f'{value:,.{decimals}f}' for value in values]
+
+
+def plural(count: int, noun: str) -> str:
+    """Return a count with its noun."""
+    return f'{count:,} {noun}' if count == 1 else f'{count:,} {noun}s'
+
+
 def accuracy_text(value: float | None) -> str:
     """Return an AP as published results state it; nothing for None."""
     return '' if value is None else f'{value:.4f}'
@@ -41,8 +57,8 @@ def energy_text(joules: float) -> tuple[str, str]:
 
 def percent_text(share: float) -> str:
     """Return a share with its sign; what rounds to zero has none."""
-    text = f'{share:+.1%}'
-    return '±0.0%' if text in ('+0.0%', '-0.0%') else text
+    text = f'{100 * share:+.1f}'.replace('-', '−')
+    return '±0.0 %' if text in ('+0.0', '−0.0') else f'{text} %'
 
 
 def day_text(seconds: float) -> str:

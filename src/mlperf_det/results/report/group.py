@@ -11,6 +11,8 @@ from mlperf_det.results.judging import Judged
 from mlperf_det.results.report.charts import (
     accuracy_chart,
     breakdown_chart,
+    loss_finding,
+    rate_finding,
     run_name,
     runs_legend,
     times_chart,
@@ -18,8 +20,16 @@ from mlperf_det.results.report.charts import (
 )
 from mlperf_det.results.report.checks import checks_table, findings_list, rest_of_notes
 from mlperf_det.results.report.facts import configuration, provenance
-from mlperf_det.results.report.figures import accuracy_text, energy_text, epochs_of, figure_text, rate_text
+from mlperf_det.results.report.figures import (
+    accuracy_text,
+    column_texts,
+    energy_text,
+    epochs_of,
+    fixed_text,
+    rate_text,
+)
 from mlperf_det.results.report.html import Markup, join, table, tag
+from mlperf_det.results.report.references_section import METRIC_NAMES, references_section, sureness
 from mlperf_det.results.report.spread import node_table, rank_table
 from mlperf_det.results.run import Run
 from mlperf_det.results.verdict import State, Verdict
@@ -46,17 +56,17 @@ def group_section(group: Group, verdict: Verdict, number: int, judged: Judged, *
         published: show the band of published runs.
     """
     runs = group.runs
-    facts = _FACTS_OF_MANY if many else _FACTS
-    details = [_runs_table(runs, judged.energies), rank_table(runs), node_table(runs), configuration(runs[0], facts),
-               provenance(runs[0])]
+    charts = [chart for chart in _charts(runs, verdict, many=many, published=published) if chart]
+    course = [tag('h3', 'Course of the runs'), runs_legend(runs), tag('div', *charts, class_='charts'),
+              None if many else _evaluations_table(runs)] if charts else []
+    details = [_runs_table(runs, judged.energies), rank_table(runs), node_table(runs),
+               configuration(runs[0], _FACTS_OF_MANY if many else _FACTS), provenance(runs[0])]
+    rest = [tag('details', tag('summary', 'Course of the runs, configuration and provenance'), *course, *details,
+                open=None if verdict.state is State.PASS else 'open')] if many else [*course, *details]
     return tag(
         'section', headline(verdict, f'g{number}'), _tiles(runs, verdict, judged), rest_of_notes(verdict),
         checks_table(group, verdict, judged, terse=many), findings_list(runs, judged.findings),
-        tag('h3', 'Course of the runs'), runs_legend(runs),
-        tag('div', *_charts(runs, verdict, many=many, published=published), class_='charts'),
-        None if many else _evaluations_table(runs),
-        tag('details', tag('summary', 'Runs, configuration and provenance'), *details) if many else join(
-            part for part in details if part),
+        references_section(runs, verdict.judgements, terse=many, published=published), *rest,
         class_=f'group {TONES[verdict.state][0]}' + (' many' if many else ''), aria_labelledby=f'g{number}')
 
 
@@ -73,8 +83,9 @@ def _charts(runs: Sequence[Run], verdict: Verdict, *, many: bool, published: boo
     points = _CURVE_POINTS_OF_MANY if many else _CURVE_POINTS
     charts = [accuracy_chart(runs, metric, over_epochs=epochs, published=published, terse=many)
               for metric in ('bbox', 'segm') for epochs in ((False,) if many else (False, True))]
-    charts += [track_chart(runs, 'Training loss', '', lambda point: point.loss, points, terse=many),
-               track_chart(runs, 'Throughput', 'images/s', lambda point: point.images_per_second, points, terse=many)]
+    charts += [track_chart(runs, 'Training loss', '', lambda point: point.loss, loss_finding, points, terse=many),
+               track_chart(runs, 'Throughput', 'images/s', lambda point: point.images_per_second, rate_finding, points,
+                           terse=many)]
     breakdown = breakdown_chart(runs, terse=many)
     # The breakdown of published runs has their times too; on a page of many groups it stands for both.
     times = None if many and breakdown and not verdict.judgements else times_chart(runs, verdict.judgements, terse=many)
@@ -99,10 +110,14 @@ def _tiles(runs: Sequence[Run], verdict: Verdict, judged: Judged) -> Markup:
     for metric, value in first.final_metrics.items():
         worst = min((run.final_metrics[metric] for run in runs if metric in run.final_metrics and run.converged),
                     default=value)
-        shown.append((f'Lowest final {metric} AP', f'{worst:.4f}', f'target {first.target.get(metric, 0):g}'))
+        shown.append((f'Lowest {metric} AP', f'{worst:.4f}', f'target {first.target.get(metric, 0):g}'))
     joules = energy_score(runs, judged.energies, score.scaling_factor)
     if joules is not None:
         shown.append(('Energy to train', *energy_text(joules)))
+    surest = min((each for each in verdict.judgements if each.sure is not None), key=lambda each: each.sure or 0.0,
+                 default=None)
+    if surest is not None and (sure := sureness(surest)):
+        shown.append(('How sure', sure[0], f'{sure[1]} the limit of {METRIC_NAMES[surest.metric].lower()}'))
     if (count := first.geometry.accelerators) and first.geometry.accelerator == 'cpu':
         shown.append(('Hardware', 'CPU', f'{count} rank{"s" if count > 1 else ""}'))
     elif count:
@@ -114,9 +129,9 @@ def _tiles(runs: Sequence[Run], verdict: Verdict, judged: Judged) -> Markup:
 def _runs_table(runs: Sequence[Run], energies: Mapping[str, float]) -> Markup:
     columns: dict[str, list[object]] = {
         'run': [run_name(run) for run in runs], 'status': [run.status.value for run in runs],
-        'time, min': [figure_text(None if run.time_to_train_seconds is None else run.time_to_train_seconds / 60)
+        'time, min': [fixed_text(None if run.time_to_train_seconds is None else run.time_to_train_seconds / 60)
                       for run in runs],
-        'epochs': [figure_text(run.epochs_to_target) for run in runs],
+        'epochs': list(column_texts([run.epochs_to_target for run in runs])),
         'bbox AP': [accuracy_text(run.final_metrics.get('bbox')) for run in runs],
         'segm AP': [accuracy_text(run.final_metrics.get('segm')) for run in runs],
         'images/s': [rate_text(run.throughput.training or run.throughput.steady) for run in runs],

@@ -62,7 +62,8 @@ def raw(text: str) -> Markup:
 
 
 def table(head: Iterable[object], rows: Iterable[Iterable[object]], *, caption: str,
-          numeric: Iterable[int] = (), titles: Iterable[int] = (), stacked: bool = False) -> Markup:
+          numeric: Iterable[int] = (), titles: Iterable[int] = (), narrow: Iterable[int] = (),
+          stacked: bool = False) -> Markup:
     """Return a table inside a box that scrolls by itself on a narrow screen.
 
     Args:
@@ -71,10 +72,11 @@ def table(head: Iterable[object], rows: Iterable[Iterable[object]], *, caption: 
         caption: what the table shows.
         numeric: columns to align to the right.
         titles: columns of long names, which get room.
+        narrow: columns of short names, which do not wrap on a wide screen.
         stacked: on a phone, show each row as a block of named values instead; for tables with wide rows.
     """
     names = list(head)
-    classes = {**dict.fromkeys(numeric, 'n'), **dict.fromkeys(titles, 't')}
+    classes = {**dict.fromkeys(numeric, 'n'), **dict.fromkeys(titles, 't'), **dict.fromkeys(narrow, 's')}
 
     def cells(row: Iterable[object]) -> Markup:
         return join(tag('td', cell, class_=classes.get(column),
@@ -89,12 +91,17 @@ def table(head: Iterable[object], rows: Iterable[Iterable[object]], *, caption: 
         class_='scroll', tabindex='0', role='region', aria_label=caption), class_='table')
 
 
-def _breakable(name: object) -> Markup:
-    """Let a long name wrap after its underscores and dots."""
-    return Markup(re.sub(r'([_.])(?=\w)', r'\1<wbr>', escape(name)))
+def breakable(name: object) -> Markup:
+    """Let a long name or path wrap after its slashes, underscores, hyphens and dots, rather than within a word."""
+    return Markup(re.sub(r'([_./-])(?=\w)', r'\1<wbr>', escape(name)))
 
 
 def facts(pairs: Iterable[tuple[object, object]]) -> Markup:
     """Return a list of names and values."""
-    return tag('dl', join(tag('div', tag('dt', _breakable(name)), tag('dd', value))
+    return tag('dl', join(tag('div', tag('dt', breakable(name)), tag('dd', breakable(value)))
                           for name, value in pairs), class_='facts')
+
+
+def two_lines(first: object, second: object) -> Markup:
+    """Return a value with what belongs to it in a smaller line below; an empty second line is left out."""
+    return join([tag('span', first), tag('small', second)]) if second else tag('span', first)

@@ -6,9 +6,17 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from mlperf_det.results.judging import Judged
-from mlperf_det.results.report.figures import day_text, epochs_of, figure_text, percent_text, rate_text
+from mlperf_det.results.report.figures import (
+    column_texts,
+    day_text,
+    epochs_of,
+    fixed_text,
+    percent_text,
+    plural,
+    rate_text,
+)
 from mlperf_det.results.report.group import TONES
-from mlperf_det.results.report.html import Markup, join, table, tag
+from mlperf_det.results.report.html import Markup, breakable, join, table, tag
 from mlperf_det.results.run import Run
 from mlperf_det.results.verdict import SEVERITY, State, Verdict
 
@@ -26,58 +34,80 @@ _MEANINGS: Mapping[State, str] = MappingProxyType({
 _NOT_JUDGED = 'Everything reached its quality target. Performance was not judged: nothing was given to hold it against.'
 
 
-def top(judged: Judged, title: str, state: State) -> Markup:
-    """Return the head of the page: title, verdict of the whole, and what it stands on."""
+def top(judged: Judged, title: str, state: State, besides: Markup | None = None) -> Markup:
+    """Return the head of the page: title, verdict of the whole, what it stands on, and what is to be said besides."""
     tone, sign = TONES[state]
     runs = [run for group in judged.groups for run in group.runs]
     days = sorted({day_text(run.started) for run in runs if run.started is not None and 0 < run.started < 4e9})
     counts = {each: sum(verdict.state is each for verdict in judged.verdicts) for each in reversed(SEVERITY)}
-    said = ', '.join(f'{count} {each.value}' for each, count in counts.items() if count)
-    when = '' if not days else f' Run on {days[0]}.' if len(days) == 1 else f' Run from {days[0]} to {days[-1]}.'
+    said = join(tag('span', tag('b', count, ' ', each.value, class_='state'), class_=TONES[each][0])
+                for each, count in counts.items() if count)
+    when = '' if not days else f', on {days[0]}' if len(days) == 1 else f', from {days[0]} to {days[-1]}'
+    groups = len(judged.verdicts)
+    lede = f'{plural(len(runs), "run")} in {plural(groups, "group")}{when}.'
     unjudged = state is State.PASS and not any(verdict.judgements for verdict in judged.verdicts)
     meaning = _NOT_JUDGED if unjudged else _MEANINGS[state]
     return tag('header', tag('p', 'MLPerf detection training', class_='eyebrow'), tag('h1', title),
                tag('p', tag('span', tag('b', sign, aria_hidden='true'), state.value, class_='badge'),
                    tag('span', meaning, class_='meaning'), class_='whole'),
-               tag('p', f'Runs: {len(runs)}. Groups: {said}.{when}', class_='lede'),
+               tag('p', lede, class_='lede'), tag('p', said, class_='counts') if groups > 1 else None, besides,
                class_=f'top {tone}')
 
 
 def overview(judged: Judged) -> Markup:
-    """Return the table of all verdicts, the worst first."""
+    """Return the table of all verdicts, the worst first. What did not pass has its cause below it."""
     runs_of = {number: group.runs for number, group in enumerate(judged.groups)}
     numbered = sorted(enumerate(judged.verdicts), key=lambda item: -SEVERITY.index(item[1].state))
-    referred = any(map(_to_reference, judged.verdicts))
-    compared = ['to reference'] if referred else []
-    head = ['verdict', 'group', 'converged', 'score, min', *compared, 'epochs', 'images/s']
+    columns = _columns([(verdict, runs_of.get(number, ())) for number, verdict in numbered])
+    shown = {name: cells for name, cells in columns.items() if any(cells)}
     rows: list[Sequence[object] | Markup] = []
-    for number, verdict in numbered:
-        rows += [_figures(number, verdict, runs_of.get(number, ()), referred=referred),
-                 _cause(verdict, columns=len(head))]
+    for place, (number, verdict) in enumerate(numbered):
+        rows.append([_state(verdict), _name(number, verdict), *(cells[place] for cells in shown.values())])
+        if verdict.state is not State.PASS:
+            rows.append(_cause(verdict, columns=2 + len(shown)))
     return tag('section', tag('h2', 'Overview'), table(
-        head, rows, numeric=range(2, len(head)), titles=(1,), stacked=True,
-        caption='The score is the mean time to train without the fastest and the slowest run'),
-        class_='group', id='overview')
+        ['verdict', 'group', *shown], rows, numeric=range(2, 2 + len(shown)), titles=(1,), stacked=True,
+        caption='The score is the mean time to train without the fastest and the slowest run; the AP margin is how far '
+                'the lowest final AP lies above its target'), class_='group', id='overview')
+
+
+def _columns(verdicts: Sequence[tuple[Verdict, Sequence[Run]]]) -> dict[str, list[str]]:
+    """Return the figures of each verdict, by name of the column."""
+    scores = [verdict.score for verdict, _ in verdicts]
+    minutes = [None if score is None else score.minutes if score.minutes is not None else score.mean
+               for score in scores]
+    means = ['' if score is None or score.minutes is not None or score.mean is None else ' (mean)' for score in scores]
+    return {
+        'converged': [f'{score.converged} of {score.runs}' if score else '' for score in scores],
+        'score, min': [fixed_text(each) + mean for each, mean in zip(minutes, means, strict=True)],
+        'to reference': [_to_reference(verdict) for verdict, _ in verdicts],
+        'AP margin': [_margin(runs) for _, runs in verdicts],
+        'epochs': column_texts([epochs_of(score, runs) if score else None
+                                for score, (_, runs) in zip(scores, verdicts, strict=True)]),
+        'images/s': [rate_text(None if score is None else score.throughput_training or score.throughput)
+                     for score in scores]}
+
+
+def _margin(runs: Sequence[Run]) -> str:
+    """Return how far the lowest final AP of the converged runs lies above its target; empty without any."""
+    margins = [run.final_metrics[metric] - least for run in runs if run.converged
+               for metric, least in run.target.items() if metric in run.final_metrics]
+    return f'{min(margins):+.4f}'.replace('-', '−') if margins else ''
+
+
+def _state(verdict: Verdict) -> Markup:
+    tone, sign = TONES[verdict.state]
+    return tag('span', tag('span', f'{sign} {verdict.state.value}', class_='state'), class_=tone)
+
+
+def _name(number: int, verdict: Verdict) -> Markup:
+    return join([tag('a', breakable(verdict.title), href=f'#g{number}'), *(
+        tag('span', mark, class_='mark') for mark in verdict.marks)])
 
 
 def _cause(verdict: Verdict, *, columns: int) -> Markup:
     """Return a row of its own: a sentence needs the width of the page."""
     return tag('tr', tag('td'), tag('td', f'{verdict.cause}.', colspan=columns - 1), class_='why')
-
-
-def _figures(number: int, verdict: Verdict, runs: Sequence[Run], *, referred: bool) -> list[object]:
-    tone, sign = TONES[verdict.state]
-    score = verdict.score
-    marks = [tag('span', mark, class_='mark') for mark in verdict.marks]
-    minutes = '' if score is None or score.mean is None else f'{score.mean:.2f} (mean)'
-    if score is not None and score.minutes is not None:
-        minutes = f'{score.minutes:.2f}'
-    rate = None if score is None else score.throughput_training or score.throughput
-    return [tag('span', tag('span', f'{sign} {verdict.state.value}', class_='state'), class_=tone),
-            join([tag('a', verdict.title, href=f'#g{number}'), *marks]),
-            f'{score.converged}/{score.runs}' if score else '', minutes,
-            *([_to_reference(verdict)] if referred else []), figure_text(epochs_of(score, runs) if score else None),
-            rate_text(rate)]
 
 
 def _to_reference(verdict: Verdict) -> str:

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Sequence
 
 from mlperf_det.results.report.charts import PHASE_NAMES, run_name
+from mlperf_det.results.report.figures import plural
 from mlperf_det.results.report.html import Markup, join, table, tag
 from mlperf_det.results.run import RankTime, Run
 from mlperf_det.results.run_metrics import PHASES
@@ -34,7 +35,7 @@ def rank_table(runs: Sequence[Run]) -> Markup | None:
     return join([tag('h3', 'Spread over the ranks'), table(
         ['seconds', 'least', 'median', 'most', 'suspects'], rows, numeric=(1, 2, 3),
         caption=f'{run_name(run)}, {len(run.ranks)} ranks; a suspect lies {_SUSPECT_DEVIATIONS:g} median absolute '
-                f'deviations, {_SUSPECT_SHARE:.0%} and {_SUSPECT_TIME:.0%} of its time above the median')])
+                f'deviations, {100 * _SUSPECT_SHARE:g} % and {100 * _SUSPECT_TIME:g} % of its time above the median')])
 
 
 def _named(ranks: Sequence[RankTime]) -> str:
@@ -69,8 +70,9 @@ def suspect_sentences(runs: Sequence[Run]) -> list[str]:
             for party in suspects(parties, phase):
                 name = party.host if several else _rank_name(party)
                 found.setdefault((name, phase), []).append((party.phases[phase], middle))
+    of_all = f'of {plural(len(runs), "run")}'
     return [f'{name}: {PHASE_NAMES[phase]} takes {statistics.fmean(spent for spent, _ in times):.4g} s where the '
-            f'median is {statistics.fmean(middle for _, middle in times):.4g} s, in {len(times)} of {len(runs)} run(s)'
+            f'median is {statistics.fmean(middle for _, middle in times):.4g} s, in {len(times)} {of_all}'
             for (name, phase), times in sorted(found.items(), key=lambda item: (-len(item[1]), item[0]))]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from mlperf_det.results.groups import Group
 from mlperf_det.results.published import published_result, published_results
 from mlperf_det.results.report.figures import percent_text
-from mlperf_det.results.report.html import Markup, table, tag
+from mlperf_det.results.report.html import Markup, breakable, table, tag, two_lines
 from mlperf_det.results.report.scaling_chart import Place, place_of, scaling_chart
 from mlperf_det.results.scaling import published_law
 from mlperf_det.results.score import Score, scaling_efficiency
@@ -17,8 +17,9 @@ _MOST_ROWS = 60
 NAMES = {'ssd': 'SSD300', 'retinanet': 'RetinaNet', 'maskrcnn': 'Mask R-CNN'}
 
 
-def standing_sections(groups: Sequence[Group], scores: Sequence[Score | None], *, published: bool) -> list[Markup]:
-    """Return a section for each benchmark with timed runs at a known geometry.
+def standing_sections(groups: Sequence[Group], scores: Sequence[Score | None], *,
+                      published: bool) -> list[tuple[str, str, Markup | None]]:
+    """Return anchor, name and content of a section for each benchmark with timed runs at a known geometry.
 
     Args:
         groups: of the report.
@@ -27,9 +28,9 @@ def standing_sections(groups: Sequence[Group], scores: Sequence[Score | None], *
     """
     places = [place for group, score in zip(groups, scores, strict=True)
               if score is not None and (place := place_of(group, score)) is not None]
-    sections = [_section(benchmark, [place for place in places if place.benchmark == benchmark], published=published)
-                for benchmark in NAMES]
-    return [section for section in sections if section]
+    return [(f'standing-{benchmark}', name, _section(
+        benchmark, [place for place in places if place.benchmark == benchmark], published=published))
+            for benchmark, name in NAMES.items()]
 
 
 def _section(benchmark: str, places: Sequence[Place], *, published: bool) -> Markup | None:
@@ -39,7 +40,7 @@ def _section(benchmark: str, places: Sequence[Place], *, published: bool) -> Mar
     if not any(parts):
         return None
     title = f'{NAMES[benchmark]}: scaling' + (' and published systems' if published else '')
-    return tag('section', tag('h2', title), *parts, class_='group')
+    return tag('section', tag('h2', title, id=f'standing-{benchmark}'), *parts, class_='group')
 
 
 def _standing_table(benchmark: str, timed: Sequence[Place]) -> Markup:
@@ -48,27 +49,26 @@ def _standing_table(benchmark: str, timed: Sequence[Place]) -> Markup:
         minutes = place.minutes or 0.0
         there = published_result(benchmark, place.accelerator, place.accelerators)
         expected = published_law(benchmark, 'time_to_train').predict(place.accelerator, place.accelerators)
-        if there is None:
-            said = ('nobody published this accelerator' if expected is None else
-                    f'{percent_text(minutes * 60 / expected.value - 1)} to the model')
-            best = middle = '–'
-        else:
-            said = (f'{percent_text(minutes / there.median_minutes - 1)} to the median, '
-                    f'{percent_text(minutes / there.best_minutes - 1)} to the best')
-            best, middle = (f'{there.best_minutes:.2f} ({there.round} {there.submitter})',
-                            f'{there.median_minutes:.2f} of {there.results}')
-        model = '–'
+        best, middle, to_best, to_middle = two_lines('–', 'none published'), tag('span', '–'), '–', '–'
+        if there is not None:
+            best = two_lines(f'{there.best_minutes:.2f}', f'{there.round} {there.submitter}')
+            middle = two_lines(f'{there.median_minutes:.2f}', f'of {there.results}')
+            to_best = percent_text(minutes / there.best_minutes - 1)
+            to_middle = percent_text(minutes / there.median_minutes - 1)
+        model, to_model = tag('span', '–'), '–'
         if expected is not None:
             low, high = expected.interval()
-            model = f'{expected.value / 60:.2f} ({low / 60:.2f} to {high / 60:.2f})'
-        rows.append([place.group.title, f'{minutes:.2f}', best, middle, model, said,
+            model = two_lines(f'{expected.value / 60:.2f}', f'{low / 60:.2f} to {high / 60:.2f}')
+            to_model = percent_text(minutes * 60 / expected.value - 1)
+        rows.append([breakable(place.group.title), f'{minutes:.2f}', best, to_best, middle, to_middle, model, to_model,
                      _rank(benchmark, place, minutes)])
     rest = f'; the first {_MOST_ROWS} of {len(timed)} groups' if len(timed) > _MOST_ROWS else ''
     return table(
-        ['group', 'minutes', 'best published', 'median', 'modelled (95 %)', 'this system', 'other kinds'], rows,
-        numeric=(1,), titles=(0,), stacked=True, caption=(
+        ['group', 'minutes', 'best published', 'to it', 'median', 'to it', 'modelled', 'to it', 'other kinds'], rows,
+        numeric=range(1, 8), titles=(0,), stacked=True, caption=(
             'Beside published MLPerf results of the same accelerator and number of them, in minutes; modelled: the '
-            f'scaling law of all published results; other kinds: accelerators in the same number{rest}'))
+            'scaling law of all published results, with its 95 % interval; other kinds: accelerators in the same '
+            f'number{rest}'))
 
 
 def _rank(benchmark: str, place: Place, minutes: float) -> str:
@@ -94,7 +94,7 @@ def _efficiency_table(places: Sequence[Place]) -> Markup | None:
             if place.accelerators > small.accelerators and place.rate and small.rate:
                 efficiency = scaling_efficiency((small.accelerators, small.rate), (place.accelerators, place.rate))
                 rows.append([place.group.title, f'{small.accelerators} to {place.accelerators}',
-                             f'{place.rate / small.rate:.2f}', f'{efficiency:.1%}'])
+                             f'{place.rate / small.rate:.2f}', f'{100 * efficiency:.1f} %'])
     if not rows:
         return None
     return table(['group', 'accelerators', 'speed-up', 'efficiency'], rows, numeric=(2, 3), titles=(0,),

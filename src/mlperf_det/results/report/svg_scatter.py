@@ -8,11 +8,13 @@ from dataclasses import dataclass
 
 from mlperf_det.results.report.downsample import Point
 from mlperf_det.results.report.html import Markup, raw, tag
+from mlperf_det.results.report.svg import at, framed
+from mlperf_det.results.report.svg_rows import diamond
 
-WIDTH, HEIGHT = 640, 360
-_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 16, 22, 44
-#: half the width of a diamond
-_DIAMOND = 6
+WIDTH, HEIGHT = 860, 420
+_LEFT, _RIGHT, _TOP, _BOTTOM = 50, 16, 26, 44
+#: points with labels of their own; the labels of more would hide each other
+_MOST_LABELS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +23,7 @@ class Cloud:
 
     Attributes:
         kind: class of the style sheet, for the colour.
-        diamond: drawn as diamonds instead of circles.
+        diamond: drawn as diamonds instead of circles, labelled with their values where they are few.
     """
 
     points: Sequence[Point]
@@ -53,32 +55,34 @@ def scatter_chart(title: str, description: str, clouds: Sequence[Cloud], fits: S
 
     bottom, grid = HEIGHT - _BOTTOM, ''
     parts = []
-    for value in _marks(x_low, x_high):
+    for value in _powers_of_two(x_low, x_high):
         across = place((value, 10 ** y_low))[0]
-        grid += f'M{across:.1f} {_TOP}V{bottom}'
-        parts.append(tag('text', f'{value:g}', x=f'{across:.1f}', y=bottom + 16, class_='m'))
+        grid += f'M{at(across)} {_TOP}V{bottom}'
+        parts.append(tag('text', f'{value:g}', x=at(across), y=bottom + 16, class_='m'))
     for value in _marks(y_low, y_high):
         height = place((10 ** x_low, value))[1]
-        grid += f'M{_LEFT} {height:.1f}H{WIDTH - _RIGHT}'
-        parts.append(tag('text', f'{value:g}', x=_LEFT - 6, y=f'{height + 4:.1f}', class_='e'))
+        grid += f'M{_LEFT} {at(height)}H{WIDTH - _RIGHT}'
+        parts.append(tag('text', f'{value:,g}', x=_LEFT - 8, y=at(height + 4), class_='e'))
     parts.insert(0, tag('path', class_='grid', d=raw(grid)))
     parts += [_fit(fit, place) for fit in fits]
-    parts += [_cloud(cloud, place) for cloud in clouds]
-    parts += [tag('text', x_title, class_='m title', x=(WIDTH + _LEFT) / 2, y=HEIGHT - 6),
-              tag('text', y_title, class_='title', x=4, y=11)]
-    return tag('svg', tag('title', title), *parts, viewBox=f'0 0 {WIDTH} {HEIGHT}', role='img',
-               aria_label=f'{title}. {description}')
+    labelled = sum(len(cloud.points) for cloud in clouds if cloud.diamond) <= _MOST_LABELS
+    parts += [_cloud(cloud, place, labelled=labelled and cloud.diamond) for cloud in clouds]
+    parts += [tag('line', class_='axis', x1=_LEFT, x2=WIDTH - _RIGHT, y1=bottom, y2=bottom),
+              tag('text', x_title, class_='m title', x=(WIDTH + _LEFT) / 2, y=HEIGHT - 6),
+              tag('text', y_title, class_='title', x=0, y=11)]
+    return framed(title, description, WIDTH, HEIGHT, parts)
 
 
-def _cloud(cloud: Cloud, place: Callable[[Point], Point]) -> Markup:
+def _cloud(cloud: Cloud, place: Callable[[Point], Point], *, labelled: bool) -> Markup:
     marks = []
     for point, tip in zip(cloud.points, cloud.tips, strict=True):
         x, y = place(point)
         if cloud.diamond:
-            shape = f'M{x:.1f} {y - _DIAMOND:.1f}l{_DIAMOND} {_DIAMOND}-{_DIAMOND} {_DIAMOND}-{_DIAMOND}-{_DIAMOND}Z'
-            marks.append(tag('path', tag('title', tip), class_='diamond', d=raw(shape)))
+            marks.append(tag('path', tag('title', tip), class_='diamond', d=diamond(x, y)))
         else:
-            marks.append(tag('circle', tag('title', tip), cx=f'{x:.1f}', cy=f'{y:.1f}'))
+            marks.append(tag('circle', tag('title', tip), cx=at(x), cy=at(y)))
+        if labelled:
+            marks.append(tag('text', f'{point[1]:.2f}', class_='rulelabel', x=at(x + 10), y=at(y - 6)))
     return tag('g', *marks, class_=cloud.kind)
 
 
@@ -96,6 +100,13 @@ def _decades(values: Sequence[float]) -> tuple[float, float]:
     low, high = min(logs), max(logs)
     room = max(0.04 * (high - low), 0.1)
     return low - room, high + room
+
+
+def _powers_of_two(low: float, high: float) -> list[float]:
+    """Return the powers of two in the range of logarithms, at most a dozen: numbers of accelerators are mostly such."""
+    first, last = math.ceil(low / math.log10(2)), math.floor(high / math.log10(2))
+    step = max(1, -(-(last - first + 1) // 12))
+    return [2.0 ** power for power in range(first, last + 1, step) if power >= 0]
 
 
 def _marks(low: float, high: float) -> list[float]:

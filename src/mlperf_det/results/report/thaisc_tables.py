@@ -15,7 +15,7 @@ def thaisc_section(groups: Sequence[Group], nodes: int) -> Markup:
     counted = {group.key for group, _ in scored}
     left_out = [group.title for group in groups if group.key not in counted]
     scores = [score for _, score in scored]
-    parts: list[Markup] = [tag('h2', f'ThaiSC result table, proposed nodes: {nodes}')]
+    parts: list[Markup] = [tag('h2', f'ThaiSC result table, proposed nodes: {nodes}', id='thaisc')]
     if scores:
         parts += [_result_table(scores, nodes), _times_table(scores)]
     if left_out:
