@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import IO, Any, overload
 
 import msgspec
 import numpy as np
@@ -188,8 +188,8 @@ def _alone(columns: Path) -> Iterator[None]:
         # On a file system without locks several processes may do the same work, each under a name of its own.
         with suppress(OSError):
             try:
-                stream = stack.enter_context(lock.open('ab'))
+                stream: IO[bytes] = lock.open('ab')
             except PermissionError:
-                stream = stack.enter_context(lock.open('rb'))  # another user has made it
-            fcntl.flock(stream, fcntl.LOCK_EX)
+                stream = lock.open('rb')  # another user has made it
+            fcntl.flock(stack.enter_context(stream), fcntl.LOCK_EX)
         yield
