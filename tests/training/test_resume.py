@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import signal
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from conftest import ToyPrograms, read_lines, read_log
+from toy import ToyRecipe, ToyTask
 
+from mlperf_det.recipes.recipe import Runtime
 from mlperf_det.run_folder import Outcome, read_record
+from mlperf_det.training.attempt import RunOptions
 from mlperf_det.training.checkpoint import CheckpointStore, Position, read_checkpoint
+from mlperf_det.training.run import run_training
 
 #: 8 steps an epoch, 4 epochs, never converged
 RECIPE = {'quality_target': {'bbox': 2.0}}
@@ -100,6 +106,24 @@ def test_a_stopped_run_resumes_to_equal_losses(
     assert [event['key'] for event in events].count('init_stop') == 1
     assert [event['metadata']['epoch_num'] for event in events if event['key'] == 'epoch_start'] == [1, 2, 3, 4]
     assert [event['metadata']['epoch_num'] for event in events if event['key'] == 'eval_accuracy'] == [1, 2, 3, 4]
+
+
+def test_the_loss_scale_of_fp16_goes_on_where_it_was(toy_data: Path, tmp_path: Path) -> None:
+    def train(name: str, *, resume: bool = False, **changes: Any) -> Path:
+        recipe = dataclasses.replace(
+            ToyRecipe(), quality_target={'bbox': 2.0}, epochs=2, fault_step=12,
+            runtime=Runtime(precision='fp16', poll_interval=1, log_interval=1), **changes)
+        run_training(lambda checked: ToyTask(checked, toy_data), recipe,
+                     RunOptions(output=tmp_path / name, seed=1, device='cpu', resume=resume))
+        return tmp_path / name
+
+    alone, stopped = train('alone'), train('stopped', fault='SIGTERM')
+    assert read_record(stopped).outcome is Outcome.INTERRUPTED
+    resumed = train('stopped', fault='SIGTERM', resume=True)
+    assert losses(resumed) == losses(alone)
+    ours, theirs = (read_checkpoint(CheckpointStore(folder).paths()[0]).scaler for folder in (resumed, alone))
+    assert ours == theirs
+    assert (theirs['scale'], theirs['_growth_tracker']) != (2.0 ** 16, 3), 'where a scaler made at the resume stands'
 
 
 @pytest.mark.long
