@@ -112,6 +112,8 @@ def test_a_mount_that_pyxis_cannot_express_is_refused() -> None:
 def test_an_unknown_runtime_is_named() -> None:
     with pytest.raises(UserError, match="container_runtime 'Podman': choose from Pyxis"):
         create('Podman', contract(), COMMAND)
+    with pytest.raises(UserError, match=r"image '/images/det.sif': the partition has no container platform"):
+        create('none', contract(), COMMAND)
 
 
 @pytest.mark.parametrize(('asked', 'extra', 'platforms', 'runtime'), [

@@ -56,6 +56,29 @@ def test_pretrained_dir_and_a_folder_of_datasets_are_honoured(tmp_path: Path) ->
     assert '/p/resnet34-333f7ec4.pth' in script
 
 
+def test_an_image_that_nobody_has_built_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv('LOGDIR', str(tmp_path))
+    for there in (False, True):
+        if there:
+            (tmp_path / 'det image.sqsh').touch()
+        monkeypatch.setenv('CONT', str(tmp_path / 'det image.sqsh'))
+        assert sbatch_command.run(parse('--system', 'dgx-a100', '--recipe', '1x8x114')) == 0
+        assert (f'notice: {tmp_path}/det image.sqsh is not on this machine' in capsys.readouterr().err) is not there
+
+
+@pytest.mark.parametrize(('words', 'environ', 'cause'), [
+    ([], {'NEXP': 'many'}, 'NEXP=many: is no number of runs'),
+    (['-S', 'nosuch=1'], {}, "ERROR: run session stopped: warning as error: test 'ssd': the following variables were"),
+    ([], {'CONT': 'det.sqsh'}, "image 'det.sqsh': Pyxis needs the absolute path")])
+def test_what_is_refused_is_named_and_leaves_nothing(tmp_path: Path, words: list[str], environ: dict[str, str],
+                                                     cause: str) -> None:
+    with pytest.raises(UserError, match=re.escape(cause)) as refused:
+        written(tmp_path, '--system', 'dgx-a100', '--recipe', '1x8x114', *words, **environ)
+    assert '--warn-as-error' not in str(refused.value)
+    assert not list(tmp_path.glob('logs/*'))
+
+
 @pytest.mark.parametrize(('words', 'cause'), [
     (['--system', 'nowhere', '--recipe', 'x'], 'mlperf-det new-site nowhere'),
     (['--system', 'dgx-a100', '--recipe', '1x8x115'], "did you mean '1x8x114'"),

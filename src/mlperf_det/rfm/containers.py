@@ -137,10 +137,13 @@ def create(runtime: str, contract: Contract, command: str) -> ContainerPlatform:
     Raises:
         UserError: the runtime is unknown, or the image is nothing that it can start.
     """
+    if runtime == NONE:
+        raise UserError(f'image {contract.image!r}: the partition has no container platform to start it; set '
+                        "container_platforms, or extras['container_runtime'], in its site.py")
     try:
         platform = PLATFORMS[runtime]()
     except KeyError:
-        raise UserError(f'container_runtime {runtime!r}: choose from {", ".join(PLATFORMS)} or {NONE}') from None
+        raise UserError(f'container_runtime {runtime!r}: choose from {", ".join(PLATFORMS)}') from None
     _check_image(runtime, contract.image)
     platform.command = command
     platform.workdir = platform.mount_stagedir = WORKDIR

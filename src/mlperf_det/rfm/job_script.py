@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -50,7 +51,8 @@ def render(site: Path, *, checks: Sequence[Path], stage: Path, arguments: Sequen
         cases = json.loads(report.read_text())['runs'][-1]['testcases'] if report.is_file() else []
     if done.returncode or any(case['result'] == 'fail' for case in cases):
         reasons = [' '.join(str(case['fail_reason']).split()) for case in cases if case['result'] == 'fail']
-        lines = [line for line in (done.stdout + done.stderr).splitlines() if 'rror' in line]
+        # ReFrame shows its own command line as well, with options that are called after errors.
+        lines = re.findall(r'^.*\berror: .*$', done.stdout + done.stderr, re.IGNORECASE | re.MULTILINE)
         raise UserError(f'{site}: no job script: {"; ".join(reasons or lines[-3:])}')
     return [JobScript(check=case['display_name'], partition=f'{case["system"]}:{case["partition"]}',
                       path=Path(case['stagedir']) / 'rfm_job.sh')

@@ -17,16 +17,19 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shlex
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mlperf_det.errors import UserError
 from mlperf_det.recipes.load import BENCHMARKS, find_recipe, override
 from mlperf_det.recipes.recipe import Recipe
+from mlperf_det.rfm.containers import IMAGE_VARIABLE
 from mlperf_det.rfm.job_script import JobScript, render
 from mlperf_det.share import share_path
 
@@ -48,6 +51,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the script, and submit it where asked to."""
     script = write_script(args, os.environ)
+    image = image_of(script.path)
+    if image.startswith('/') and not Path(image).exists():
+        sys.stderr.write(f'notice: {image} is not on this machine; ReFrame looks for images or builds them, this script '
+                         'does neither: build it from Singularity.def or Dockerfile, or set CONT\n')
     sys.stdout.write(f'{script.path}\n')
     if not args.submit:
         return 0
@@ -64,22 +71,39 @@ def write_script(args: argparse.Namespace, environ: Mapping[str, str]) -> JobScr
     file = share_path('systems') / site / 'site.py'
     if not file.is_file():
         raise UserError(f'--system {site}: {file} does not exist; `mlperf-det new-site {site}` writes it')
-    assignments = [*args.assignments, *([f'experiments={environ["NEXP"]}'] if environ.get('NEXP') else [])]
+    runs = environ.get('NEXP', '')
+    if runs and not (runs.isascii() and runs.isdigit()):
+        raise UserError(f'NEXP={runs}: is no number of runs')
+    assignments = [*args.assignments, *([f'experiments={runs}'] if runs else [])]
     recipe = override(find_recipe(args.benchmark, args.recipe, system=site), assignments)
     changes = [f'recipe_overrides={shlex.join(assignments)}'] if assignments else []
     variables = [*variables_of(recipe, environ), *changes, *args.variables]
     folder = Path(environ.get('LOGDIR') or 'results').absolute() / (
         f'{args.benchmark}-{args.recipe}-{time.strftime("%Y%m%d%H%M%S")}-{os.getpid()}')
-    scripts = render(file, checks=[share_path('checks') / f'{args.benchmark}.py'], stage=folder, arguments=[
-        f'--system={args.system}', '-E', f'recipe == {args.recipe!r}',
-        *(word for variable in variables for word in ('-S', f'{args.benchmark}.{variable}'))])
+    try:
+        scripts = render(file, checks=[share_path('checks') / f'{args.benchmark}.py'], stage=folder, arguments=[
+            f'--system={args.system}', '-E', f'recipe == {args.recipe!r}',
+            *(word for variable in variables for word in ('-S', f'{args.benchmark}.{variable}'))])
+        return _only(scripts, args, file)
+    except UserError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _only(scripts: Sequence[JobScript], args: argparse.Namespace, site: Path) -> JobScript:
     if not scripts:
         raise UserError(f'--recipe {args.recipe}: no partition of {args.system} runs it; '
-                        f'`reframe -C {file} -l` shows what there is')
+                        f'`reframe -C {site} -l` shows what there is')
     if len(scripts) > 1:
         raise UserError(f'--system {args.system}: several partitions run it, choose one: '
                         f'{", ".join(script.partition for script in scripts)}')
     return scripts[0]
+
+
+def image_of(script: Path) -> str:
+    """Return the container image that a job script starts; empty: none."""
+    named = re.search(rf'^export {IMAGE_VARIABLE}=(.*)$', script.read_text(), re.MULTILINE)
+    return ' '.join(shlex.split(named[1])) if named else ''
 
 
 def variables_of(recipe: Recipe, environ: Mapping[str, str]) -> list[str]:
