@@ -53,8 +53,8 @@ def run(args: argparse.Namespace) -> int:
     script = write_script(args, os.environ)
     image = image_of(script.path)
     if image.startswith('/') and not Path(image).exists():
-        sys.stderr.write(f'notice: {image} is not on this machine; ReFrame looks for images or builds them, this script '
-                         'does neither: build it from Singularity.def or Dockerfile, or set CONT\n')
+        sys.stderr.write(f'notice: {image} is not on this machine; ReFrame would build it or say so, this script does '
+                         'neither: build it from Singularity.def or Dockerfile, or set CONT\n')
     sys.stdout.write(f'{script.path}\n')
     if not args.submit:
         return 0
