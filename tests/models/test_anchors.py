@@ -37,6 +37,8 @@ def test_anchors_of_the_benchmark_have_the_published_count_checksum_and_ends() -
     assert anchors[-1].tolist() == [397, 110, 971, 1258]
     inside = (anchors[:, :2] >= 0).all(1) & (anchors[:, 2:] <= 800).all(1)
     assert inside.sum() == 102_943
+    assert torch.equal(anchors, anchors.round())
+    assert anchors.abs().max() < 2048, 'whole numbers that float16 holds'
 
 
 def test_levels_have_the_published_counts() -> None:

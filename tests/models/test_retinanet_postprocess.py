@@ -67,6 +67,20 @@ def test_an_anchor_may_give_several_classes_and_the_threshold_is_strict() -> Non
     assert (found.boxes[0, 2:] == 0).all()
 
 
+def test_half_precision_outputs_of_many_classes_are_decoded_in_float32() -> None:
+    """Class 82 times 801 pixels, an offset that keeps classes apart, would overflow float16."""
+    anchors = torch.tensor([[700.0, 700, 780, 790], [702, 701, 782, 791], [10, 20, 60, 90]])
+    logits = torch.full((1, 3, 264), -9.0)
+    logits[0, 0, 82], logits[0, 1, 82], logits[0, 1, 263], logits[0, 2, 263] = 3.0, 2.0, 1.0, 0.5
+    offsets = (torch.randn(1, 3, 4) / 50).half()
+    found, exact = (postprocess([logits.to(kind)], [offsets.to(kind)], [anchors], image_size=800,
+                                sizes=torch.tensor([[1024, 683]])) for kind in (torch.float16, torch.float32))
+    assert exact.labels[0, :4].tolist() == [82, 263, 263, -1], 'the second of class 82 is suppressed, others are not'
+    for name in ('boxes', 'scores', 'labels', 'valid'):
+        assert torch.equal(getattr(found, name), getattr(exact, name))
+        assert getattr(found, name).dtype == getattr(exact, name).dtype
+
+
 def test_boxes_are_clipped_to_the_image() -> None:
     logits = torch.full((1, 1, 1), 4.0)
     found = postprocess([logits], [torch.zeros(1, 1, 4)], [torch.tensor([[-20.0, -20, 120, 130]])], image_size=100,
