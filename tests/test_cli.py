@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 import runpy
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import pytest
 
@@ -54,6 +57,56 @@ def test_every_command_has_help(command: str) -> None:
                           check=False)
     assert done.returncode == 0, done.stderr
     assert f'mlperf-det {command}' in done.stdout
+
+
+ACTIONS = [(command, action) for command, actions in {
+    'history': ('list', 'show', 'compare', 'export', 'regressions'), 'reference': ('show', 'propose', 'lint'),
+    'recipe': ('list', 'show', 'import'),
+    'data': ('download', 'prepare', 'prepare-json', 'verify', 'backbone', 'generate')}.items() for action in actions]
+
+
+@pytest.mark.parametrize(('command', 'action'), ACTIONS)
+def test_every_action_says_what_it_does_and_what_each_argument_is(command: str, action: str,
+                                                                  capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main([command, '--help'])
+    listed = ' '.join(capsys.readouterr().out.split())
+    with pytest.raises(SystemExit):
+        cli.main([command, action, '--help'])
+    text = capsys.readouterr().out
+    description = ' '.join(text.split('\n\n')[1].split())
+    assert f'{action} {description}' in listed
+    # A line of an argument alone, without help beside or below it; choices explain themselves.
+    for line, below in itertools.pairwise([*text.split('\n\n', 2)[2].splitlines(), '']):
+        if re.fullmatch(r'  [^ {].*', line) and '  ' not in line.strip():
+            assert below.startswith('      '), line
+
+
+@pytest.mark.parametrize(('words', 'said'), [
+    (('report', 'x', '-o', 'y', '--thaisc', 'many'), "'many' is no number of nodes; write one of at least 1"),
+    (('report', 'x', '-o', 'y', '--thaisc', '0'), "'0' is no number of nodes; write one of at least 1"),
+    (('history', 'list', 'x', '--since', 'yesterday'), "'yesterday' is no day; write it as 2026-03-31"),
+    (('reference', 'propose', 'x', '--nodes', '1,,2'), "'1,,2' is no list of node counts; write it as 1,2,4")])
+def test_an_argument_that_cannot_be_read_says_what_it_should_be(words: tuple[str, ...], said: str,
+                                                                capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(words)
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(('words', 'option'), [
+    (('logs', 'FOLDER'), '--csv'), (('score', 'FOLDER'), '--csv'), (('history', 'export', 'FOLDER'), '--csv'),
+    (('history', 'export', 'FOLDER'), '--parquet')])
+def test_a_table_that_cannot_be_written_is_one_line(words: tuple[str, ...], option: str, tmp_path: Path,
+                                                    capsys: pytest.CaptureFixture[str]) -> None:
+    from tests.results.conftest import log_text
+    (tmp_path / 'result_0.txt').write_text(log_text())
+    target = tmp_path / 'nowhere' / 'table'
+    assert cli.main([*(str(tmp_path) if word == 'FOLDER' else word for word in words), option, str(target)]) == 2
+    assert capsys.readouterr().err == (
+        f'mlperf-det: error: {option} {target}: cannot be written (No such file or directory); name a file in a folder '
+        'that is there and yours\n')
 
 
 def test_a_closed_pipe_is_no_traceback() -> None:

@@ -40,11 +40,20 @@ COMMANDS = {
     'submission': Command('mlperf_det.results.submission_command', 'write an MLPerf-shaped submission tree'),
 }
 
+_EPILOG = """to begin:
+  mlperf-det accept                    train reduced models on this machine, judge them, write out/report/report.html
+  mlperf-det new-site mysite           describe this cluster in systems/mysite/
+  mlperf-det verdict RUN...            judge run folders, published results or a ReFrame session
+  mlperf-det COMMAND --help            what a command takes
+
+Exit status 2: bad arguments or files; one line names the file, the field and the fix."""
+
 
 def build_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     """Return the parser; only the subcommand that ``argv`` names gets its arguments (and its imports)."""
     parser = argparse.ArgumentParser(
-        prog='mlperf-det', description='Acceptance tests for GPU clusters: MLPerf detection training.')
+        prog='mlperf-det', description='Acceptance tests for GPU clusters: MLPerf detection training.',
+        formatter_class=argparse.RawDescriptionHelpFormatter, epilog=_EPILOG)
     parser.add_argument('--version', action='version', version=f'mlperf-det {__version__}')
     subparsers = parser.add_subparsers(dest='command', metavar='COMMAND')
     named = next((word for word in argv if not word.startswith('-')), None)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mlperf_det.errors import UserError
 from mlperf_det.run_folder import write_atomically
 
 
@@ -47,13 +48,21 @@ def csv_bytes(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> byte
     return text.getvalue().encode('utf-8', 'backslashreplace')
 
 
-def write_csv(target: Path, content: bytes) -> None:
-    """Write a table to a file, whole or not at all, or to standard output for ``-``."""
+def write_table(target: Path, content: bytes, option: str = '--csv') -> None:
+    """Write a table to a file, whole or not at all, or to standard output for ``-``.
+
+    Raises:
+        UserError: the file that was given with the option cannot be written.
+    """
     if str(target) == '-':
         sys.stdout.buffer.write(content)
         sys.stdout.buffer.flush()
-    else:
+        return
+    try:
         write_atomically(target, content)
+    except OSError as error:
+        raise UserError(f'{option} {target}: cannot be written ({error.strerror}); name a file in a folder that is '
+                        'there and yours') from error
 
 
 def _short(value: object) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mlperf_det.mllog.collection import Collection, collect
 from mlperf_det.mllog.table import COLUMNS, log_row
-from mlperf_det.tables import csv_bytes, print_table, printable, write_csv
+from mlperf_det.tables import csv_bytes, print_table, printable, write_table
 
 _SHORT = ('round', 'submitter', 'system', 'benchmark', 'file', 'status', 'ttt_minutes', 'final_accuracy',
           'epochs_to_converge', 'throughput', 'problem')
@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     if args.csv is None:
         print_table(_SHORT, rows, 'MLPerf logs')
     else:
-        write_csv(args.csv, csv_bytes(COLUMNS, rows))
+        write_table(args.csv, csv_bytes(COLUMNS, rows))
     report_problems(collection)
     if not rows:
         sys.stderr.write('mlperf-det: no log found; folders are searched for result_*.txt\n')

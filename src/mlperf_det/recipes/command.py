@@ -20,21 +20,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the three actions."""
     actions = parser.add_subparsers(dest='action', metavar='ACTION', required=True)
     where = argparse.ArgumentParser(add_help=False)
-    where.add_argument('--system', help='site folder in systems/ whose recipes are looked up first')
+    where.add_argument('--system', metavar='SITE', help='site folder in systems/ whose recipes are looked up first')
     where.add_argument('--recipes', type=Path, metavar='FILE', help='a recipes file elsewhere')
 
-    listing = actions.add_parser('list', parents=[where], help='name the recipes, with geometry and batch')
-    listing.add_argument('benchmark', nargs='?', choices=sorted(BENCHMARKS))
+    text = 'name the recipes, with geometry and batch'
+    listing = actions.add_parser('list', parents=[where], help=text, description=text)
+    listing.add_argument('benchmark', nargs='?', choices=sorted(BENCHMARKS), help='of this benchmark only')
 
-    show = actions.add_parser('show', parents=[where], help='print a recipe and the closed-division rules held to it')
+    text = 'print a recipe and the closed-division rules held to it'
+    show = actions.add_parser('show', parents=[where], help=text, description=text)
     show.add_argument('benchmark', choices=sorted(BENCHMARKS))
-    show.add_argument('name')
-    show.add_argument('--set', action='append', default=[], metavar='FIELD=VALUE', dest='assignments')
+    show.add_argument('name', help='of the recipe, see `mlperf-det recipe list`')
+    show.add_argument('--set', action='append', default=[], metavar='FIELD=VALUE', dest='assignments',
+                      help='change a field, e.g. runtime.precision=fp32; repeatable')
 
-    importing = actions.add_parser('import', help='translate a vendor config_<system>.sh (parsed, never executed)')
+    text = 'translate a vendor config_<system>.sh (parsed, never executed)'
+    importing = actions.add_parser('import', help=text, description=text)
     importing.add_argument('benchmark', choices=sorted(BENCHMARKS))
-    importing.add_argument('file', type=Path)
-    importing.add_argument('--base', help='built-in recipe that supplies what the file leaves open')
+    importing.add_argument('file', type=Path, help="the vendor's config_<system>.sh")
+    importing.add_argument('--base', metavar='NAME', help='built-in recipe that supplies what the file leaves open')
 
 
 def run(args: argparse.Namespace) -> int:

@@ -18,8 +18,7 @@ from mlperf_det.results.history import read_history, series_of
 from mlperf_det.results.history_record import Record
 from mlperf_det.results.references.table import METRICS
 from mlperf_det.results.regressions import Regression, find_regressions
-from mlperf_det.run_folder import write_atomically
-from mlperf_det.tables import csv_bytes, print_table, printable, write_csv
+from mlperf_det.tables import csv_bytes, print_table, printable, write_table
 
 _LISTED = ('time', 'id', 'case', 'result', 'time_to_train', 'images_per_second', 'bbox_ap')
 _FIXED = ('time', 'unix_time', 'id', 'origin', 'case', 'system', 'result')
@@ -33,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                                ('compare', _compare, 'what differs between two runs'),
                                ('export', _export, 'write all runs to a CSV or Parquet file'),
                                ('regressions', _regressions, 'what turned worse when; status 1 where anything did')):
-        part = actions.add_parser(name, help=text)
+        part = actions.add_parser(name, help=text, description=text)
         part.set_defaults(history_action=action)
         if name in ('show', 'compare'):
             part.add_argument('ids', nargs=1 if name == 'show' else 2, metavar='ID',
@@ -104,9 +103,9 @@ def _export(args: argparse.Namespace, records: Sequence[Record]) -> int:
     extra = sorted({name for row in rows for name in row} - {*_FIXED, *METRICS})
     columns = (*_FIXED, *METRICS, *extra)
     if args.csv:
-        write_csv(args.csv, csv_bytes(columns, rows))
+        write_table(args.csv, csv_bytes(columns, rows))
     if args.parquet:
-        write_atomically(args.parquet, parquet_bytes(columns, rows))
+        write_table(args.parquet, parquet_bytes(columns, rows), '--parquet')
     return 0
 
 
@@ -156,8 +155,11 @@ def _find(records: Sequence[Record], identifier: str) -> Record:
     exact = [record for record in records if record.identifier == identifier]
     found = exact or [record for record in records if record.identifier.startswith(identifier)
                       or (os.sep in record.identifier and Path(record.identifier).name == identifier)]
-    if len(found) != 1:
-        raise UserError(f'{identifier}: {len(found)} runs are called so; `mlperf-det history list` prints the names')
+    if not found:
+        raise UserError(f'ID {identifier}: no run is called so; `mlperf-det history list` prints the names')
+    if len(found) > 1:
+        raise UserError(f'ID {identifier}: {len(found)} runs are called so; write more of the name that '
+                        '`mlperf-det history list` prints')
     return found[0]
 
 
@@ -180,4 +182,7 @@ def _day(seconds: float, *, minutes: bool = False) -> str:
 
 
 def _date(text: str) -> datetime.datetime:
-    return datetime.datetime.strptime(text, '%Y-%m-%d').replace(tzinfo=datetime.timezone.utc)
+    try:
+        return datetime.datetime.strptime(text, '%Y-%m-%d').replace(tzinfo=datetime.timezone.utc)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f'{text!r} is no day; write it as 2026-03-31') from error

@@ -11,7 +11,7 @@ from mlperf_det.results.groups import group_runs
 from mlperf_det.results.reading import runs_in
 from mlperf_det.results.score import score_runs
 from mlperf_det.results.score_table import COLUMNS, clusters_of_shared_runs, score_row
-from mlperf_det.tables import csv_bytes, print_table, write_csv
+from mlperf_det.tables import csv_bytes, print_table, write_table
 
 _SHORT = ('round', 'submitter', 'system', 'benchmark', 'n_converged', 'n_logs', 'score_minutes', 'olympic_epochs',
           'throughput_mean', 'no_score_because')
@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     if args.csv is None:
         print_table(_SHORT, rows, 'MLPerf scores')
     else:
-        write_csv(args.csv, csv_bytes(COLUMNS, rows))
+        write_table(args.csv, csv_bytes(COLUMNS, rows))
     logs_command.report_problems(collection)
     if not rows:
         sys.stderr.write('mlperf-det: no log found; folders are searched for result_*.txt\n')

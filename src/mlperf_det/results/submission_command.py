@@ -20,7 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('-o', '--output', type=Path, required=True, metavar='DIR', help='where the tree is made')
     parser.add_argument('--organisation', required=True, metavar='NAME', help='submitter')
     parser.add_argument('--system', required=True, metavar='NAME', help='name of the system')
-    parser.add_argument('--status', choices=STATUSES, default=STATUSES[0], help='availability (default: %(default)s)')
+    parser.add_argument('--status', choices=STATUSES, default=STATUSES[0], metavar='STATUS',
+                        help='availability: ' + '; '.join(STATUSES) + ' (default: %(default)s)')
     parser.add_argument('--fact', action='append', default=[], metavar='FIELD=TEXT',
                         help='field of the system description that the runs do not know, e.g. cooling=liquid')
 

@@ -39,13 +39,13 @@ _PUBLISHED = ('benchmark', 'accelerator', 'accelerators', 'results', 'best, min'
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``mlperf-det reference``."""
     actions = parser.add_subparsers(dest='action', metavar='ACTION', required=True)
-    show = actions.add_parser('show', help='print references with bounds and provenance, or the published results')
+    show = _action(actions, 'show', 'print references with bounds and provenance, or the published results')
     show.add_argument('file', nargs='?', type=Path, metavar='FILE',
                       help='references.yaml; without it the published MLPerf results are printed')
     show.add_argument('--benchmark', choices=BENCHMARKS, help='of this benchmark only')
     show.add_argument('--accelerator', metavar='NAME', help='of this accelerator only')
     show.set_defaults(reference_action=_show)
-    propose = actions.add_parser('propose', help='print a diff that adds or renews references; changes no file')
+    propose = _action(actions, 'propose', 'print a diff that adds or renews references; changes no file')
     propose.add_argument('file', type=Path, metavar='FILE', help='references.yaml; may be absent')
     propose.add_argument('runs', nargs='*', type=Path, metavar='RUN', help='recorded runs or published result trees')
     propose.add_argument('--acceptance', type=Path, metavar='FILE', help="a bidder's promises")
@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     propose.add_argument('--precision', choices=PRECISIONS, default='mixed',
                          help='of values that do not say theirs (default: mixed)')
     propose.set_defaults(reference_action=_propose)
-    lint = actions.add_parser('lint', help='say what is doubtful; status 1 where anything is')
+    lint = _action(actions, 'lint', 'say what is doubtful; status 1 where anything is')
     lint.add_argument('files', nargs='+', type=Path, metavar='FILE', help='references.yaml')
     lint.set_defaults(reference_action=_lint)
 
@@ -164,12 +164,16 @@ def _lint(args: argparse.Namespace) -> int:
     return int(bool(problems))
 
 
+def _action(actions: argparse._SubParsersAction[argparse.ArgumentParser], name: str,
+            text: str) -> argparse.ArgumentParser:
+    return actions.add_parser(name, help=text, description=text)
+
+
 def _counts(text: str) -> Iterable[int]:
     """Read ``1,2,4``."""
-    counts = tuple(int(part) for part in text.split(','))
-    if min(counts) < 1:
-        raise ValueError(text)
-    return counts
+    if not all(part.isdecimal() and int(part) for part in text.split(',')):
+        raise argparse.ArgumentTypeError(f'{text!r} is no list of node counts; write it as 1,2,4')
+    return tuple(int(part) for part in text.split(','))
 
 
 def _today() -> datetime.date:

@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     judged = judge_all(args.runs, args.references, acceptance_file=args.acceptance, published_rules=args.rules)
     theme = Theme(args.theme)
     if (theme is Theme.VENDOR) != bool(args.vendor):
-        raise UserError('--theme vendor and --vendor NAME belong together')
+        raise UserError('--theme vendor and --vendor NAME belong together; give both or neither')
     if args.vendor:
         judged = of_vendor(judged, args.vendor)
     options = Options(title=args.title, theme=theme, thaisc_nodes=args.thaisc)
@@ -104,7 +104,6 @@ def write_report(judged: Judged, folder: Path, options: Options, *,
 
 
 def _nodes(text: str) -> int:
-    nodes = int(text)
-    if nodes < 1:
-        raise ValueError(text)
-    return nodes
+    if not (text.isdecimal() and int(text)):
+        raise argparse.ArgumentTypeError(f'{text!r} is no number of nodes; write one of at least 1')
+    return int(text)
