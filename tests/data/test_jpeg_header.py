@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,8 @@ import pytest
 from PIL import Image
 
 from mlperf_det.data import jpeg_header
-from mlperf_det.data.jpeg_header import HeaderError, read_size, read_sizes
+from mlperf_det.data.jpeg_header import HeaderError, ImageSizes, read_size, read_sizes
+from mlperf_det.data.progress import Progress
 
 
 def jpeg(width: int, height: int, mode: str = 'RGB', **options: object) -> bytes:
@@ -95,6 +98,27 @@ def test_processes_do_not_change_the_result(tmp_path: Path, monkeypatch: pytest.
     assert one.sizes[:9].tolist() == [[2 * index, index] for index in range(1, 10)]
     assert np.array_equal(one.sizes, two.sizes)
     assert one.missing == two.missing == ('9.jpg',)
+
+
+def test_an_interrupt_does_not_wait_for_all_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+
+    def note(folder: Path, names: list[str]) -> ImageSizes:
+        read.extend(names)
+        time.sleep(0.01)
+        return ImageSizes(sizes=np.ones((len(names), 2), np.int32), missing=(), unreadable=())
+
+    def interrupt(_progress: Progress, _amount: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(jpeg_header, 'ProcessPoolExecutor', lambda workers, **_: ThreadPoolExecutor(workers))
+    monkeypatch.setattr(jpeg_header, '_WORTH_PROCESSES', 1)
+    monkeypatch.setattr(jpeg_header, '_CHUNK', 1)
+    monkeypatch.setattr(jpeg_header, '_read_chunk', note)
+    monkeypatch.setattr(Progress, 'advance', interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        read_sizes(tmp_path, [f'{index}.jpg' for index in range(100)], workers=2)
+    assert len(read) <= 5, 'those that were under way'
 
 
 @pytest.mark.shared

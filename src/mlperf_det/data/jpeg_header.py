@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from mlperf_det.data.bounded_map import bounded_map
 from mlperf_det.data.progress import Progress
 
 _UNEXPECTED, _SEGMENT, _FRAME, _FILL = range(4)
@@ -78,7 +79,7 @@ def read_sizes(folder: Path, names: Sequence[str], *, workers: int = 1, label: s
     unreadable: list[str] = []
     read = partial(_read_chunk, folder)
     with Progress(label, len(names), 'images') as progress, pool or nullcontext():
-        for found in pool.map(read, chunks) if pool else map(read, chunks):
+        for found in bounded_map(pool, read, chunks, ahead=2 * workers) if pool else map(read, chunks):
             sizes.append(found.sizes)
             missing += found.missing
             unreadable += found.unreadable

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
-from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
 
+from mlperf_det.data.bounded_map import bounded_map
 from mlperf_det.data.cards import is_relative
 from mlperf_det.data.progress import Progress
 from mlperf_det.errors import UserError
@@ -55,7 +55,7 @@ def inspect_images(folder: Path, images: Sequence[tuple[str, int, int]], *, deco
     # Fresh processes: a fork would copy the locks of the caller's threads.
     pool = ProcessPoolExecutor(workers, mp_context=get_context('spawn')) if workers > 1 and len(chunks) > 1 else None
     with Progress(label, len(images), 'images') as progress, pool or nullcontext():
-        results = _bounded_map(pool, chunks, 4 * workers) if pool else map(_inspect_chunk, chunks)
+        results = bounded_map(pool, _inspect_chunk, chunks, ahead=4 * workers) if pool else map(_inspect_chunk, chunks)
         for result in results:
             findings += result
             progress.advance(len(result))
@@ -63,15 +63,6 @@ def inspect_images(folder: Path, images: Sequence[tuple[str, int, int]], *, deco
 
 
 _Chunk = tuple[Path, Sequence[tuple[str, int, int]], bool]
-
-
-def _bounded_map(pool: ProcessPoolExecutor, chunks: Iterable[_Chunk], ahead: int) -> Iterator[list[ImageFinding]]:
-    """Map in order with a bounded queue, so that an interrupt does not wait for all the work."""
-    remaining = iter(chunks)
-    pending = [pool.submit(_inspect_chunk, chunk) for chunk in islice(remaining, ahead)]
-    while pending:
-        yield pending.pop(0).result()
-        pending += [pool.submit(_inspect_chunk, chunk) for chunk in islice(remaining, 1)]
 
 
 def _inspect_chunk(chunk: _Chunk) -> list[ImageFinding]:

@@ -7,10 +7,8 @@ separators, key order and numbers are what Python's ``json.dump`` writes.
 from __future__ import annotations
 
 import json
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
 
@@ -18,6 +16,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from mlperf_det.data.bounded_map import bounded_map
 from mlperf_det.data.cards import ObjectClass
 from mlperf_det.data.openimages.boxes import FLAGS, SubsetBoxes
 from mlperf_det.data.progress import Progress
@@ -72,18 +71,10 @@ def _write_records(stream: IO[bytes], pool: ThreadPoolExecutor, workers: int, ba
                    to_text: Callable[[pl.DataFrame, int], bytes], table: pl.DataFrame) -> None:
     """Write the records of a table, made chunk by chunk on all workers, in order."""
     starts = range(0, len(table), _CHUNK)
-    jobs = (pool.submit(to_text, table.slice(start, _CHUNK), start + 1) for start in starts)
-    for start, text in zip(starts, _in_order(jobs, ahead=workers + 1), strict=True):
+    texts = bounded_map(pool, lambda start: to_text(table.slice(start, _CHUNK), start + 1), starts, ahead=workers + 1)
+    for start, text in zip(starts, texts, strict=True):
         stream.write(b', ' * (start > 0) + text)
         bar.advance(min(_CHUNK, len(table) - start))
-
-
-def _in_order(jobs: Iterable[Future[bytes]], ahead: int) -> Iterator[bytes]:
-    remaining = iter(jobs)
-    pending = deque(islice(remaining, ahead))
-    while pending:
-        yield pending.popleft().result()
-        pending.extend(islice(remaining, 1))
 
 
 def _image_text(rows: pl.DataFrame, first: int) -> bytes:
