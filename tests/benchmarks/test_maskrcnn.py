@@ -12,9 +12,12 @@ import pytest
 import torch
 from pycocotools import mask as mask_utils
 
+from mlperf_det.benchmarks import maskrcnn
 from mlperf_det.benchmarks.maskrcnn import MaskRcnnTask, build_task
 from mlperf_det.data.backbone import VerifiedBackbone
 from mlperf_det.data.cards import load_card
+from mlperf_det.data.maskrcnn_input import ResizeTransform
+from mlperf_det.data.sampler import BatchPlan
 from mlperf_det.data.scenes.dataset import CARD_NAME, GeneratorSettings, generate_dataset
 from mlperf_det.data.verify import verify_coco
 from mlperf_det.errors import UserError
@@ -72,6 +75,23 @@ def test_training_and_evaluation_run_on_the_batches(task: MaskRcnnTask) -> None:
     assert len(seen) == len(set(seen)) == task.eval_samples == 6
     assert task.iou_types == ('bbox', 'segm')
     assert task.annotations.name == 'instances_val2017.json'
+
+
+def test_what_the_recipe_says_reaches_the_model_and_the_batches(
+        scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, tuple[Any, ...]] = {}
+    for name in ('train_batches', 'evaluation_batches'):
+        monkeypatch.setattr(maskrcnn, name, lambda source, transform, *, name=name, batch_size, **_: asked.update(
+            {name: (transform, batch_size, source.load(BatchPlan(samples=np.arange(1)), transform).images.shape[2:])}))
+    task = build_task(smoke(num_image_candidates=321, min_image_size=96, max_image_size=150, fixed_shapes=True),
+                      scenes, None)
+    task.train_batches(epoch=0, skip=0, rank=0, world_size=1, seed=5)
+    task.evaluation_batches(rank=0, world_size=1)
+    # Half of the training images are mirrored, none that is evaluated.
+    assert asked['train_batches'][:2] == (ResizeTransform(96, 150, 0.5), 3)
+    assert asked['evaluation_batches'][:2] == (ResizeTransform(96, 150, 0.0), 2)
+    assert all(sorted(shape) == [96, 160] for _, _, shape in asked.values())
+    assert task.build_model().image_candidates == 321
 
 
 def test_a_resumed_epoch_sees_the_same_batches(task: MaskRcnnTask) -> None:

@@ -79,6 +79,14 @@ def test_absent_proposals_and_low_scores_give_nothing() -> None:
     assert not find_boxes(logits, offsets, boxes, present, SIZES).valid.any()
 
 
+def test_tiny_boxes_stay() -> None:
+    logits, offsets, boxes, present = random_outputs(3, 200)
+    offsets[..., 2:] = -100.0
+    found = find_boxes(logits, offsets, boxes, present, SIZES)
+    assert found.valid.all()
+    assert (found.boxes[..., 2:] - found.boxes[..., :2]).min() < 1e-3, 'torchvision drops boxes under a hundredth'
+
+
 def test_boxes_are_written_as_coco_counts_them() -> None:
     # Inclusive (10, 20, 49, 79) at 800x1066 of an image of 480x640; width in the file is x2 - x1 + 1 there.
     twin = to_twins(torch.tensor([[[10., 20, 49, 79]]]))

@@ -27,7 +27,7 @@ def to_twins(inclusive: Tensor) -> Tensor:
 
 
 def clip(twins: Tensor, sizes: Tensor) -> Tensor:
-    """Return the boxes with inclusive corners clamped to the image; none is ever thinner than a pixel.
+    """Return the boxes with inclusive corners clamped to the image; what the border cuts keeps at least a pixel.
 
     Args:
         twins: (N, ..., 4) float32.
