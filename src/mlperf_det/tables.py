@@ -17,7 +17,14 @@ from mlperf_det.run_folder import write_atomically
 
 def printable(text: str) -> str:
     """Return text that a terminal cannot take for a command: control characters are written as escapes."""
+    if text.isprintable():
+        return text
     return ''.join(char if char.isprintable() else char.encode('unicode_escape').decode() for char in text)
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a count with its noun: ``1 run``, ``2 runs``."""
+    return f'{count:,} {noun}' if count == 1 else f'{count:,} {noun}s'
 
 
 def print_table(columns: tuple[str, ...], rows: list[dict[str, object]], title: str) -> None:

@@ -179,7 +179,7 @@ def test_a_promise_without_runs_is_not_run_in_verdict_and_report(make_run: Folde
     acceptance = write(tmp_path, {'promises': [PROMISE, {**PROMISE, 'nodes': 2}]})
     command = [str(tmp_path / 'runs'), '--acceptance', str(acceptance)]
     assert main(['verdict', *command]) == 15
-    assert 'NOT-RUN ssd on 2 node(s) with 2 x cpu: 3 run(s) are promised, there is none' in capsys.readouterr().out
+    assert 'NOT-RUN ssd on 2 node(s) with 2 x cpu: of 3 promised runs there is none' in capsys.readouterr().out
     assert main(['report', *command, '-o', str(tmp_path / 'out')]) == 0
     assert 'ssd on 2 node(s) with 2 x cpu' in (tmp_path / 'out' / 'report.html').read_text()
     assert len(json.loads((tmp_path / 'out' / 'summary.json').read_text())['groups']) == 2

@@ -15,6 +15,7 @@ from mlperf_det.results.reading import runs_in
 from mlperf_det.results.references.table import References, load_references
 from mlperf_det.results.rules import rule_findings
 from mlperf_det.results.verdict import Verdict, judge, not_run
+from mlperf_det.tables import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +51,7 @@ def judge_all(paths: Sequence[Path], references_file: Path | None = None, *, acc
     verdicts = [_judged(group, references, acceptance, findings, collection) for group in groups]
     for promise in acceptance.promises if acceptance else ():
         if not any(promise.covers(run) for group in groups for run in group.runs):
-            verdicts.append(not_run(f'{promise.runs} run(s) are promised, there is none', title=promise.title))
+            verdicts.append(not_run(f'of {counted(promise.runs, "promised run")} there is none', title=promise.title))
     if not verdicts:
         verdicts = [not_run(f'no run.json and no result_*.txt below {", ".join(map(str, paths))}')]
     energies = energies_of(run for group in groups for run in group.runs)

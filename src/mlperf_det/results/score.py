@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from mlperf_det.results.run import Run
+from mlperf_det.tables import counted
 
 #: runs that make a score: one fastest, one slowest, one that remains
 LEAST_RUNS = 3
@@ -70,7 +71,7 @@ def score_runs(runs: Sequence[Run], scaling_factor: float = 1.0) -> Score:
 
 def _no_score(runs: int, converged: int) -> str:
     if runs < LEAST_RUNS:
-        return f'{runs} run(s); a score needs at least {LEAST_RUNS}'
+        return f'{counted(runs, "run")}; a score needs at least {LEAST_RUNS}'
     if converged < runs - 1:
         return f'{runs - converged} of {runs} runs did not converge; at most one may'
     return ''

@@ -29,6 +29,7 @@ from mlperf_det.results.references.table import Direction, Lookup, Reference, Re
 from mlperf_det.results.run import Run, RunStatus
 from mlperf_det.results.score import LEAST_RUNS, Score, score_runs
 from mlperf_det.run_folder import Outcome
+from mlperf_det.tables import counted
 
 
 class State(str, Enum):
@@ -123,7 +124,7 @@ def judge(group: Group, references: References | None = None, *, acceptance: Acc
     if state in (State.PASS, State.PASS_SLOW) and promise and (beyond := _score_beyond(score, judgements)):
         state, cause = State.UNSTABLE, f'{_summary(runs, score)}; {beyond}'
     notes = [f'{run.source.name}: {run.status.value}, {run.reason}' for run in runs
-             if not (run.converged or run.finished_steps)]
+             if not (run.converged or run.finished_steps or f'{run.source.name}: {run.reason}' in cause)]
     notes += [judgement.sentence for judgement in judgements]
     if convergence is not None:
         notes.append(convergence.sentence)
@@ -139,7 +140,7 @@ def _infrastructure(runs: Sequence[Run]) -> tuple[State, str] | None:
         return State.NOT_RUN, 'there is no run to judge'
     died = [run for run in runs if run.status in _DIED]
     if died:
-        return State.FAIL_INFRA, (f'{len(died)} of {len(runs)} run(s) did not end properly: '
+        return State.FAIL_INFRA, (f'{len(died)} of {counted(len(runs), "run")} did not end properly: '
                                   f'{died[0].source.name}: {died[0].reason}')
     contradicting = [run for run in runs if _contradicts_itself(run)]
     if contradicting:
@@ -165,8 +166,8 @@ def _quality(runs: Sequence[Run], score: Score) -> tuple[State, str] | None:
         if len(runs) >= LEAST_RUNS:
             return None    # it counts as the slowest
         return State.UNSTABLE, (f'1 of {len(runs)} runs missed the target ({first}); '
-                                f'{LEAST_RUNS - len(runs)} more run(s) would settle it')
-    return State.FAIL_QUALITY, f'{len(missed)} of {len(runs)} run(s) missed the quality target: {first}'
+                                f'{counted(LEAST_RUNS - len(runs), "more run")} would settle it')
+    return State.FAIL_QUALITY, f'{len(missed)} of {counted(len(runs), "run")} missed the quality target: {first}'
 
 
 def _promised_quality(runs: Sequence[Run], promise: Promise | None) -> tuple[State, str] | None:
@@ -235,7 +236,7 @@ def _score_beyond(score: Score, judgements: Sequence[Judgement]) -> str:
                 and score.minutes * 60 > judgement.limit * (1 + _ROUNDING):
             return (f'the MLPerf score {amount_text(judgement.metric, score.minutes * 60)} is beyond the limit '
                     f'{amount_text(judgement.metric, judgement.limit)}, though '
-                    f'the mean of the runs is within it; {score.runs} more run(s) would show which holds')
+                    f'the mean of the runs is within it; {counted(score.runs, "more run")} would show which holds')
     return ''
 
 
@@ -273,7 +274,7 @@ def _as_lookup(promise: Reference) -> Lookup:
 def _summary(runs: Sequence[Run], score: Score) -> str:
     """Say in a few words what the runs reached."""
     if all(run.finished_steps for run in runs):
-        return f'{len(runs)} run(s) did the steps they were asked for'
+        return f'{counted(len(runs), "run")} did the steps asked for'
     who = f'{score.converged} of {score.runs} runs' if score.runs > 1 else 'the run'
     worst = min((run for run in runs if run.converged), key=lambda run: tuple(run.final_metrics.values()))
     accuracy = ', '.join(f'{metric} AP {value:.4f} >= {worst.target.get(metric, 0):.4g}'

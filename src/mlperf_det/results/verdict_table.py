@@ -14,6 +14,9 @@ from mlperf_det.tables import printable
 
 _STYLES = {State.PASS: 'bold green', State.PASS_SLOW: 'bold yellow', State.UNSTABLE: 'bold yellow'}
 
+#: of more verdicts, those that passed have their line in the table alone
+_FEW = 4
+
 
 def print_verdicts(judged: Judged, *, as_json: bool) -> None:
     """Print the verdicts; as JSON, the content of summary.json."""
@@ -34,18 +37,29 @@ def summary_json(judged: Judged) -> bytes:
 
 
 def _print_rich(verdicts: Sequence[Verdict]) -> None:
+    """Print a line a group, and below the table what is to be said of each, over the width of the terminal."""
+    from rich import box
     from rich.console import Console
+    from rich.padding import Padding
     from rich.table import Table
     from rich.text import Text
-    table = Table('verdict', 'runs', 'score, min', 'cause', show_lines=True)
+    console = Console(highlight=False)
+    table = Table('verdict', 'group', box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for name in ('runs', 'score, min'):
+        table.add_column(name, justify='right', no_wrap=True)
     for verdict in verdicts:
-        score = verdict.score
-        state = Text(verdict.state.value, style=_STYLES.get(verdict.state, 'bold red'))
-        state.append(''.join(f'\n{mark}' for mark in verdict.marks), style='dim')
-        cause = Text(printable(verdict.title), style='bold')
-        cause.append(f'\n{printable(verdict.cause)}', style='not bold')
+        score, style = verdict.score, _STYLES.get(verdict.state, 'bold red')
+        group = Text(printable(verdict.title))
+        group.append(''.join(f' [{mark}]' for mark in verdict.marks), style='dim')
+        table.add_row(Text(verdict.state.value, style=style, no_wrap=True), group,
+                      f'{score.converged}/{score.runs}' if score else '-',
+                      f'{score.minutes:.2f}' if score and score.minutes is not None else '-')
+    console.print(table)
+    console.print()
+    for verdict in verdicts if len(verdicts) <= _FEW else [each for each in verdicts if each.state is not State.PASS]:
+        said = Text(verdict.state.value, style=_STYLES.get(verdict.state, 'bold red'))
+        said.append(f' {printable(verdict.title)}', style='bold default')
+        console.print(said)
+        console.print(Padding(Text(printable(verdict.cause)), (0, 0, 0, 2)))
         for note in verdict.notes:
-            cause.append(f'\n{printable(note)}', style='dim not bold')
-        table.add_row(state, f'{score.converged}/{score.runs}' if score else '-',
-                      f'{score.minutes:.3f}' if score and score.minutes is not None else '-', cause)
-    Console().print(table)
+            console.print(Padding(Text(printable(note), style='dim'), (0, 0, 0, 2)))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from mlperf_det.results.performance import Judgement
 from mlperf_det.results.published_courses import Course, published_course
 from mlperf_det.results.report.downsample import Point, downsample
-from mlperf_det.results.report.figures import plural, rate_text
+from mlperf_det.results.report.figures import rate_text
 from mlperf_det.results.report.html import Markup, tag
 from mlperf_det.results.report.svg import (
     COLOURS,
@@ -23,6 +23,7 @@ from mlperf_det.results.report.svg import (
 from mlperf_det.results.report.svg_rows import Bar, Dots, bar_chart, dot_chart
 from mlperf_det.results.run import Run, TrackPoint
 from mlperf_det.results.run_metrics import PHASES
+from mlperf_det.tables import counted
 
 #: what the phases are called in the report
 PHASE_NAMES = dict(zip(
@@ -54,7 +55,7 @@ def accuracy_chart(runs: Sequence[Run], metric: str, *, over_epochs: bool = Fals
     best = max(value for curve in series for _, value in curve.points)
     if least is not None:
         reached = sum(run.final_metrics.get(metric, 0.0) >= run.target.get(metric, least) for run in runs)
-        title += f': {reached} of {plural(len(runs), "run")} reached {least:g}'
+        title += f': {reached} of {counted(len(runs), "run")} reached {least:g}'
     said = f'Best {metric} AP {best:.4f}' + (f', target {least:g}.' if least is not None else '.')
     course = published_course(runs[0].model, metric, runs[0].batch) if published and _as_published(runs) else None
     band = _course_band(runs, course, over_epochs=over_epochs) if course else None

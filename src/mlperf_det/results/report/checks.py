@@ -10,13 +10,14 @@ from mlperf_det.results.groups import Group
 from mlperf_det.results.judging import Judged
 from mlperf_det.results.performance import Judgement, Standing
 from mlperf_det.results.report.charts import run_name
-from mlperf_det.results.report.figures import percent_text, plural
+from mlperf_det.results.report.figures import percent_text
 from mlperf_det.results.report.html import Markup, join, table, tag
 from mlperf_det.results.report.references_section import METRIC_NAMES, sureness
 from mlperf_det.results.report.spread import suspect_sentences
 from mlperf_det.results.rules import ruleset_of
 from mlperf_det.results.run import Run
 from mlperf_det.results.verdict import Verdict
+from mlperf_det.tables import counted
 
 #: tone of the page -> sign that needs no colour
 SIGNS: Mapping[str, str] = MappingProxyType({'good': '✓', 'warn': '!', 'bad': '✕', 'none': '–'})
@@ -56,7 +57,7 @@ def _quality(runs: Sequence[Run]) -> Check:
         return 'none', 'Quality target', 'no target is tried by runs of a fixed number of steps'
     target = ', '.join(f'{metric} AP {least:g}' for metric, least in runs[0].target.items()) or 'unknown target'
     tone = 'good' if reached == len(runs) else 'warn' if reached and reached == len(runs) - 1 else 'bad'
-    return tone, 'Quality target', f'{reached} of {plural(len(runs), "run")} reached {target} in the last evaluation'
+    return tone, 'Quality target', f'{reached} of {counted(len(runs), "run")} reached {target} in the last evaluation'
 
 
 def _rules(runs: Sequence[Run], findings: Mapping[str, Sequence[str]]) -> Check:
@@ -100,7 +101,7 @@ def _performance(judgement: Judgement) -> Check:
              f'{sure[0]} sure to be {sure[1]} its limit' if (sure := sureness(judgement)) else
              'one run, so no confidence can be stated']
     if judgement.more_runs is not None:
-        words.append(f'{plural(judgement.more_runs, "further run")} would settle it')
+        words.append(f'{counted(judgement.more_runs, "further run")} would settle it')
     return tone, name, '; '.join(words)
 
 

@@ -6,10 +6,10 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mlperf_det.results.report.figures import plural
 from mlperf_det.results.report.html import Markup, facts, join, table, tag
 from mlperf_det.results.run import Run
 from mlperf_det.run_folder import RunRecord
+from mlperf_det.tables import counted
 
 #: logged keys (or their beginnings) that are no setting of the run
 _NO_SETTINGS = ('submission_', 'throughput', 'status', 'weights_initialization', 'cache_clear', 'run_', 'eval_target')
@@ -55,7 +55,7 @@ def _of_record(record: RunRecord) -> list[Markup]:
     parts += [tag('h3', 'Hosts'), table(['host', 'ranks', 'devices', 'CPU', 'CPUs', 'memory, GiB'], rows,
                                         caption='Where the ranks ran', numeric=(4, 5))]
     if record.environment:
-        parts.append(tag('details', tag('summary', f'Environment ({plural(len(record.environment), "variable")})'),
+        parts.append(tag('details', tag('summary', f'Environment ({counted(len(record.environment), "variable")})'),
                          facts(record.environment.items())))
     return parts
 

@@ -26,11 +26,6 @@ def column_texts(values: Sequence[float | None]) -> list[str]:
     return ['' if value is None else f'{value:,.{decimals}f}' for value in values]
 
 
-def plural(count: int, noun: str) -> str:
-    """Return a count with its noun."""
-    return f'{count:,} {noun}' if count == 1 else f'{count:,} {noun}s'
-
-
 def accuracy_text(value: float | None) -> str:
     """Return an AP as published results state it; nothing for None."""
     return '' if value is None else f'{value:.4f}'

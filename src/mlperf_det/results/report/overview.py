@@ -12,13 +12,13 @@ from mlperf_det.results.report.figures import (
     epochs_of,
     fixed_text,
     percent_text,
-    plural,
     rate_text,
 )
 from mlperf_det.results.report.group import TONES
 from mlperf_det.results.report.html import Markup, breakable, join, table, tag
 from mlperf_det.results.run import Run
 from mlperf_det.results.verdict import SEVERITY, State, Verdict
+from mlperf_det.tables import counted
 
 #: what the worst state of a report means for it as a whole
 _MEANINGS: Mapping[State, str] = MappingProxyType({
@@ -44,7 +44,7 @@ def top(judged: Judged, title: str, state: State, besides: Markup | None = None)
                 for each, count in counts.items() if count)
     when = '' if not days else f', on {days[0]}' if len(days) == 1 else f', from {days[0]} to {days[-1]}'
     groups = len(judged.verdicts)
-    lede = f'{plural(len(runs), "run")} in {plural(groups, "group")}{when}.'
+    lede = f'{counted(len(runs), "run")} in {counted(groups, "group")}{when}.'
     unjudged = state is State.PASS and not any(verdict.judgements for verdict in judged.verdicts)
     meaning = _NOT_JUDGED if unjudged else _MEANINGS[state]
     return tag('header', tag('p', 'MLPerf detection training', class_='eyebrow'), tag('h1', title),

@@ -7,10 +7,11 @@ from types import MappingProxyType
 
 from mlperf_det.results.performance import JUDGED, Judgement, Standing, amount_text
 from mlperf_det.results.references.table import Direction, Reference, SourceKind
-from mlperf_det.results.report.figures import percent_text, plural
+from mlperf_det.results.report.figures import percent_text
 from mlperf_det.results.report.html import Markup, join, table, tag, two_lines
 from mlperf_det.results.report.svg_rows import Dots, dot_chart
 from mlperf_det.results.run import Run
+from mlperf_det.tables import counted
 
 METRIC_NAMES: Mapping[str, str] = MappingProxyType({
     'time_to_train': 'Time to train', 'images_per_second': 'Throughput'})
@@ -62,10 +63,10 @@ def _table(judged: Sequence[Judgement], *, published: bool) -> Markup:
         reference = each.reference
         assert reference is not None
         tone, words = _OUTCOMES[each.standing]
-        more = '' if each.more_runs is None else f'{plural(each.more_runs, "further run")} would settle it'
+        more = '' if each.more_runs is None else f'{counted(each.more_runs, "further run")} would settle it'
         rows.append([
             METRIC_NAMES[each.metric], tag('span', tag('span', words, class_='state'), class_=tone),
-            two_lines(amount_text(each.metric, each.mean), plural(each.n, 'run')),
+            two_lines(amount_text(each.metric, each.mean), counted(each.n, 'run')),
             two_lines(amount_text(each.metric, reference.value), _source(reference, published=published)),
             percent_text(each.mean / reference.value - 1),
             '–' if each.limit is None else amount_text(each.metric, each.limit),

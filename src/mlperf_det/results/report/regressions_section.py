@@ -9,9 +9,10 @@ from mlperf_det.results.groups import Group
 from mlperf_det.results.history import of_run, series_of
 from mlperf_det.results.references.table import METRICS
 from mlperf_det.results.regressions import Regression, find_regressions
-from mlperf_det.results.report.figures import day_text, percent_text, plural
+from mlperf_det.results.report.figures import day_text, percent_text
 from mlperf_det.results.report.html import Markup, join, table, tag
 from mlperf_det.results.report.svg import Axis, Series, line_chart
+from mlperf_det.tables import counted
 
 #: histories that are drawn, those for the worse first
 _MOST_CHARTS = 6
@@ -56,12 +57,12 @@ def regressions_section(histories: int, found: Sequence[Regression], *, always: 
 def for_the_worse(found: Sequence[Regression]) -> Markup | None:
     """Return a line for the head of the page that leads to the section; None where nothing turned worse."""
     worse = sum(each.worse for each in found)
-    return tag('p', tag('a', f'✕ {plural(worse, "lasting change")} for the worse', href='#regressions', class_='bad'),
+    return tag('p', tag('a', f'✕ {counted(worse, "lasting change")} for the worse', href='#regressions', class_='bad'),
                class_='counts') if worse else None
 
 
 def _said(worse: int, found: int) -> str:
-    changes = plural(found, 'lasting change')
+    changes = counted(found, 'lasting change')
     return f'{changes}, {worse} for the worse.' if worse else f'{changes}, none for the worse.'
 
 

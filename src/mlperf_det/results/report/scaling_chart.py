@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 from mlperf_det.results.groups import Group
 from mlperf_det.results.published import published_results
-from mlperf_det.results.report.figures import plural
 from mlperf_det.results.report.html import Markup, join, tag
 from mlperf_det.results.report.svg import COLOURS
 from mlperf_det.results.report.svg_scatter import Cloud, Fit, scatter_chart
 from mlperf_det.results.scaling import published_law
 from mlperf_det.results.score import Score
+from mlperf_det.tables import counted
 
 #: accelerators of a report that get a fitted curve; the bands of more would hide each other
 _MOST_FITS = 3
@@ -62,7 +62,7 @@ def scaling_chart(benchmark: str, timed: Sequence[Place], *, published: bool) ->
                                                                for place in mine],
             tips=[f'{place.group.title}: {place.minutes:.2f} min on {place.accelerators} x {name}' for place in mine]))
     listed = ', '.join(names[:COLOURS]) + (' and others' if len(names) > COLOURS else '')
-    said = f'{plural(len(timed), "group")} of this report on {listed}.'
+    said = f'{counted(len(timed), "group")} of this report on {listed}.'
     if fits:
         said += (' The curve is the scaling law fitted to all published results; 95 % of further results are expected '
                  'in its band.')

@@ -6,10 +6,10 @@ import statistics
 from collections.abc import Sequence
 
 from mlperf_det.results.report.charts import PHASE_NAMES, run_name
-from mlperf_det.results.report.figures import plural
 from mlperf_det.results.report.html import Markup, join, table, tag
 from mlperf_det.results.run import RankTime, Run
 from mlperf_det.results.run_metrics import PHASES
+from mlperf_det.tables import counted
 
 #: a rank is a suspect when it lies this many median deviations, this share of the median, and this share of its whole
 #: time above the median of all ranks
@@ -70,7 +70,7 @@ def suspect_sentences(runs: Sequence[Run]) -> list[str]:
             for party in suspects(parties, phase):
                 name = party.host if several else _rank_name(party)
                 found.setdefault((name, phase), []).append((party.phases[phase], middle))
-    of_all = f'of {plural(len(runs), "run")}'
+    of_all = f'of {counted(len(runs), "run")}'
     return [f'{name}: {PHASE_NAMES[phase]} takes {statistics.fmean(spent for spent, _ in times):.4g} s where the '
             f'median is {statistics.fmean(middle for _, middle in times):.4g} s, in {len(times)} {of_all}'
             for (name, phase), times in sorted(found.items(), key=lambda item: (-len(item[1]), item[0]))]
