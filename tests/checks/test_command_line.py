@@ -123,10 +123,22 @@ def test_dry_run_renders_all_scripts_without_data_or_gpu(tmp_path: Path, site: P
         subprocess.run(['bash', '-n', script], check=True)
 
 
+@pytest.mark.parametrize(('name', 'counts'), [('training_dataset', True), ('ssd.dataset', False)])
+def test_a_setting_of_the_shared_dataset_counts_or_is_refused(tmp_path: Path, name: str, counts: bool) -> None:
+    files = [word for file in ('maskrcnn.py', 'ssd.py') for word in ('-c', CHECKOUT / 'checks' / file)]
+    done = subprocess.run(
+        [Path(sys.executable).parent / 'reframe', *files, '--nocolor', f'--prefix={tmp_path}', '--dry-run',
+         '--keep-stage-files', '-n', 'ssd', '-S', f'{name}.generator_arguments=--train 9'], cwd=tmp_path,
+        capture_output=True, text=True, check=False, timeout=60)
+    script, = (path.read_text() for path in tmp_path.glob('stage/*/*/*/training_dataset_*/rfm_job.sh'))
+    refused = 'generator_arguments was set for one check, but checks share their datasets' in done.stdout
+    assert ('--train 9' in script, done.returncode, refused) == (counts, 0 if counts else 1, not counts)
+
+
 def test_unreadable_recipes_turn_a_case_of_every_selection_red(tmp_path: Path, site: Path) -> None:
     (site / 'recipes.yaml').write_text('ssd: [oops\n')
     done = reframe(tmp_path, '-C', site / 'site.py', '-r', '-t', '^convergence$',
-                   '-S', 'ssd.dataset.generator_arguments=--train 8 --val 4')
+                   '-S', 'training_dataset.generator_arguments=--train 8 --val 4')
     assert done.returncode == 1
     assert 'recipes.yaml: not YAML' in done.stdout
 
@@ -150,6 +162,6 @@ def test_an_image_of_the_site_that_is_missing_is_red_and_named(tmp_path: Path, s
                                                   "'/images/missing.sif', 'container_runtime': 'Apptainer'},")
     (site / 'site.py').write_text(text)
     done = reframe(tmp_path, '-C', site / 'site.py', '--system=lab:cpu', '-r', '-n', 'ssd', '-t', 'smoke',
-                   '-S', 'ssd.dataset.generator_arguments=--train 8 --val 4')
+                   '-S', 'training_dataset.generator_arguments=--train 8 --val 4')
     assert done.returncode == 1
     assert "/images/missing.sif: cannot be read; correct extras['image'] of the partition" in done.stdout

@@ -26,7 +26,7 @@ OVERRIDES = (f'experiments={RUNS} epochs=25 warmup_steps=60 warmup_factor=0.0003
 def session(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """The stage folder of the check, and its case in ReFrame's report."""
     folder = tmp_path_factory.mktemp('session')
-    settings = ['maskrcnn.dataset.generator_arguments=--train 48 --val 12 --seed 3',
+    settings = ['training_dataset.generator_arguments=--train 48 --val 12 --seed 3',
                 f'maskrcnn.recipe_overrides={OVERRIDES}']
     ended = subprocess.run(
         [Path(sys.executable).parent / 'reframe', '-c', CHECKS / 'maskrcnn.py', '-t', 'smoke', '-r', '--nocolor',

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 CHECKS = Path(__file__).resolve().parents[2] / 'checks'
-FEW_SCENES = 'retinanet.dataset.generator_arguments=--train 24 --val 8'
+FEW_SCENES = 'training_dataset.generator_arguments=--train 24 --val 8'
 SHORT = 'epochs=1 local_batch_size=4 warmup_epochs=0'
 
 

@@ -14,10 +14,10 @@ import pytest
 
 CHECKS = Path(__file__).resolve().parents[2] / 'checks'
 #: A dataset and a schedule of a few seconds that end without an error; no target could be met by them.
-FEW_SCENES = 'ssd.dataset.generator_arguments=--train 48 --val 12'
+FEW_SCENES = 'training_dataset.generator_arguments=--train 48 --val 12'
 SHORT = 'epochs=2 local_batch_size=4'
 #: 36 s of one CPU. AP at the end is 0.071 with true labels and 0.010 with shuffled ones.
-LABELLED_SCENES = 'ssd.dataset.generator_arguments=--train 256 --val 48 --classes 4 --size 128 192'
+LABELLED_SCENES = 'training_dataset.generator_arguments=--train 256 --val 48 --classes 4 --size 128 192'
 LEARNING = ('ssd.recipe_overrides=epochs=14 decay_epochs=[10,13] evaluation_interval=7 local_batch_size=4 '
             'learning_rate_per_32=0.04 quality_target.bbox=0.03 runtime.precision=fp32')
 

@@ -141,7 +141,7 @@ class Suite:
     def train(self, benchmark: str = 'ssd', *arguments: str, partition: str = 'cpu', cache: Path | None = None,
               environment: Mapping[str, str] | None = None, **variables: str) -> Session:
         """Start the smoke check of a benchmark."""
-        scenes = {f'{benchmark}__dataset__generator_arguments': SCENES}
+        scenes = {'training_dataset__generator_arguments': SCENES}
         own = {f'{benchmark}__{name}': value for name, value in variables.items()}
         return self.start('-n', benchmark, '-t', '^smoke$', *arguments, partition=partition, cache=cache,
                           environment=environment, **scenes, **own)

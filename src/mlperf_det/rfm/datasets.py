@@ -44,7 +44,7 @@ class Verified:
 
 
 class training_dataset(rfm.RunOnlyRegressionTest, NoSilentPass, OwnFolders):  # noqa: N801 (ReFrame names tests so)
-    """A dataset that ``mlperf-det data verify`` has passed.
+    """A dataset that ``mlperf-det data verify`` has passed. Checks share it: ``-S training_dataset.VARIABLE=VALUE``.
 
     A generated one lies in a store under a name made from everything that determines its content, so it is made once
     and never stale. It comes to be under a temporary name; of several sessions that make it at once, the first wins.
@@ -116,6 +116,20 @@ class training_dataset(rfm.RunOnlyRegressionTest, NoSilentPass, OwnFolders):  # 
         except UserError as error:
             raise SanityError(str(error)) from None
         return True
+
+    def refuse_what_was_set_too_late(self) -> None:
+        """Refuse ``-S CHECK.dataset.VARIABLE`` of a check that was loaded after this fixture was made.
+
+        ReFrame makes a fixture with the first check file that needs it, sets variables file by file, and loads files in
+        the order in which the folder lists them: it would go on with the value before.
+
+        Raises:
+            UserError: there is such a variable.
+        """
+        for name in ('data_dir', 'generated_dir', 'generator_arguments'):
+            if getattr(self, name) != getattr(type(self), name):
+                raise UserError(f'{name} was set for one check, but checks share their datasets, and another check had '
+                                f'this one first; use -S training_dataset.{name}=...')
 
     def verified(self) -> Verified:
         """Return what the manifest in the dataset's folder says.

@@ -59,7 +59,6 @@ class DetectionTrainingCheck(rfm.RunOnlyRegressionTest, NoSilentPass, InContaine
     #: Nodes of the job. 0: as many as the recipe says.
     #:
     #: :type: :class:`int`
-    #: :default: ``0``
     num_nodes = 0
 
     #: Name of the benchmark, as in ``mlperf-det train``.
@@ -70,14 +69,12 @@ class DetectionTrainingCheck(rfm.RunOnlyRegressionTest, NoSilentPass, InContaine
     #: Recipe fields to change, as ``field=value`` separated by blanks: ``'epochs=3 runtime.precision=fp32'``.
     #:
     #: :type: :class:`str`
-    #: :default: ``''``
     recipe_overrides = variable(str, value='', loggable=True)
 
     #: How ranks are started: ``auto``, ``bare`` (one process), ``torchrun`` (one launcher a node) or ``tasks`` (the
     #: partition's launcher starts every rank).
     #:
     #: :type: :class:`str`
-    #: :default: ``'auto'``
     launch = variable(str, value='auto', loggable=True)
 
     #: Python that trains. Empty: the one that runs ReFrame, inside a container ``python3``.
@@ -150,6 +147,8 @@ class DetectionTrainingCheck(rfm.RunOnlyRegressionTest, NoSilentPass, InContaine
         """Fail before anything is submitted where the site's files or the options of this run are wrong."""
         if self.configuration_error:
             raise ReframeError(self.configuration_error)
+        with user_errors():
+            self.dataset.refuse_what_was_set_too_late()
         wanted, there = self.settings.accelerators_per_node, site.gpus_per_node(self.current_partition)
         if self.tier != Tier.SMOKE and wanted > there:
             raise ReframeError(f'recipe {self.recipe} asks for {wanted} accelerators a node, the configuration of '
