@@ -44,6 +44,8 @@ def test_shapes_of_each_level_in_pixels(level: int, pixels: list[tuple[float, fl
     assert len(shapes) == SSD300_RESNET34.boxes_per_cell[level]
     for shape, expected in zip(shapes, pixels, strict=False):
         assert shape == pytest.approx(expected, abs=1e-4)
+    for wide, tall in zip(shapes[2::2], shapes[3::2], strict=True):
+        assert wide == pytest.approx(tall[::-1])
 
 
 def test_a_level_runs_over_shapes_then_rows_then_columns(table: Tensor) -> None:
