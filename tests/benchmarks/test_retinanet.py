@@ -162,6 +162,19 @@ def test_more_boxes_than_the_cap_are_refused_before_the_first_batch(little: Path
         task.train_batches(epoch=0, skip=0, rank=0, world_size=1, seed=5)
 
 
+def test_training_reads_the_columns_and_scoring_the_file(tmp_path: Path) -> None:
+    """A thousand ranks that each hash 2.4 GB would take minutes from any file system."""
+    root = write_dataset(tmp_path)
+    build_task(smoke(), root, None).train_batches(epoch=0, skip=0, rank=0, world_size=1, seed=5)
+    for split in ('train', 'validation'):
+        path = root / split / 'labels' / 'openimages-mlperf.json'
+        path.write_text(path.read_text().replace('"category_id": 1', '"category_id": 2'))
+    task = build_task(smoke(), root, None)
+    assert next(iter(task.train_batches(epoch=0, skip=0, rank=0, world_size=1, seed=5))).labels.max() >= 0
+    with pytest.raises(UserError, match=r'validation/labels/openimages-mlperf\.json: changed since the dataset was v'):
+        task.evaluation_batches(rank=0, world_size=1)
+
+
 def test_adam_over_what_is_trained(task: RetinaNetTask) -> None:
     optimizer = task.build_optimizer(RetinaNet(RETINANET_RESNEXT50), {'fused': False, 'foreach': True})
     assert type(optimizer) is torch.optim.Adam
