@@ -198,6 +198,33 @@ def test_a_failing_disk_ends_the_log_and_is_told() -> None:
     assert 'input/output error' in reader.forgiven.lines()[0]
 
 
+def test_a_log_of_events_alone_is_decoded_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = b''.join(line(f'k{number}', number) + b'\n' for number in range(5))
+    monkeypatch.setattr(reader_module.EventReader, '_events', lambda *_: pytest.fail('line by line'))
+    events, _ = read(content)
+    assert [(event.key, event.line) for event in events] == [(f'k{number}', number + 1) for number in range(5)]
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(st.sampled_from([
+    line('a'), line('b', {'x': [1]}), line('c', 'with :::MLLOG {} in it'), line('d')[:-9], line('d')[-9:], b'noise',
+    b':::MLLOG ', b'', line('e') + b'\r', line('f') + b'\r' + line('g'), b' ' + line('h'), line('i') + line('j'),
+    b':::MLL 1.5 k: {"value": 1}']), max_size=8), st.booleans())
+def test_all_at_once_or_line_by_line_makes_no_difference(lines: list[bytes], ended: bool) -> None:
+    content = b'\n'.join(lines) + b'\n' * ended
+    whole = EventReader(io.BytesIO(content))
+    noisy = EventReader(io.BytesIO(b'noise\n' + content))    # never all events
+    assert [(event.key, event.time_ms, event.value, event.metadata, event.line + 1) for event in whole] == [
+        (event.key, event.time_ms, event.value, event.metadata, event.line) for event in noisy]
+    assert (whole.forgiven.counts, whole.forms) == (noisy.forgiven.counts, noisy.forms)
+
+
+@pytest.mark.parametrize('time_ms', [10**19, -10**400, 1e300])
+@pytest.mark.parametrize('after', [b'\n', b' and more\n'])
+def test_a_time_beyond_all_times_is_none(time_ms: float, after: bytes) -> None:
+    assert keys(line('a') + b'\n' + line('b', time_ms=time_ms) + after + line('c') + b'\n') == ['a', 'c']
+
+
 def test_the_fast_path_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sound lines must not go through the slow path: the speed of the reader rests on it."""
     monkeypatch.setattr(reader_module.EventReader, '_difficult', lambda *_: pytest.fail('slow path'))

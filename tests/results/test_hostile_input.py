@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from mlperf_det.cli import main
@@ -118,6 +118,7 @@ def test_a_yaml_file_of_gigabytes_is_refused_unread(tmp_path: Path, capsys: pyte
 
 
 JSON = st.recursive(st.none() | st.booleans() | st.integers(-2**70, 2**70) | st.floats() | st.text(max_size=6) |
+                    st.sampled_from([10**400, -10**400, 1e300]) |
                     st.sampled_from(['success', 'closed', 'ssd', 'retinanet', '1', '-0.5', 'NaN', '1e999']),
                     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
                         st.sampled_from(['BBOX', 'SEGM', 'value', 'epoch', 'accuracy', 'status', 'success', 'x']),
@@ -125,6 +126,10 @@ JSON = st.recursive(st.none() | st.booleans() | st.integers(-2**70, 2**70) | st.
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example(changes=[(12, 'time_ms', 10**400)], own=False)
+@example(changes=[(15, 'time_ms', -10**400), (17, 'epoch_num', 10**400)], own=True)
+@example(changes=[(17, 'value', 10**400), (6, 'value', 10**400)], own=False)
+@example(changes=[(14, 'throughput', 10**400), (9, 'value', 10**400)], own=True)
 @given(changes=st.lists(st.tuples(st.integers(0, 25), st.sampled_from(
     ['value', 'time_ms', 'metadata', 'key', 'epoch_num', 'first_epoch_num', 'epoch_count', 'status', 'throughput',
      'step', 'loss']), JSON), min_size=1, max_size=6), own=st.booleans())

@@ -10,6 +10,9 @@ from typing import Any, TypeGuard
 
 from mlperf_det.mllog.events import Event
 
+#: above every seed of 64 bits and every time in milliseconds; JSON integers may have thousands of digits
+_LARGEST = 1e20
+
 
 @dataclass(frozen=True, kw_only=True)
 class LoggedAccuracy:
@@ -53,15 +56,15 @@ def _metrics(value: Any) -> dict[str, float]:
 
 
 def as_number(value: Any) -> int | float | None:
-    """Return a finite number, also one that was logged as text (``"0.34"``); None for all else."""
+    """Return a usable number, also one that was logged as text (``"0.34"``); None for all else."""
     if isinstance(value, str):
         for kind in (int, float):
             with suppress(ValueError):
                 value = kind(value)
                 break
-    return value if is_finite(value) else None
+    return value if is_usable(value) else None
 
 
-def is_finite(value: Any) -> TypeGuard[int | float]:
-    """Say whether a JSON value is a number, neither NaN nor infinite."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+def is_usable(value: Any) -> TypeGuard[int | float]:
+    """Say whether a JSON value is a number to reckon with: not NaN, infinite or larger than anything a run counts."""
+    return type(value) in (int, float) and -_LARGEST <= value <= _LARGEST    # a bool is no number

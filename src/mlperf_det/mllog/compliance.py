@@ -81,7 +81,7 @@ def check_log(path: Path, ruleset: str, *, benchmark: str | None = None, divisio
         return _result(ruleset, [excess])
     try:
         lines, errors = mlp_parser.parse_file(str(path), ruleset=ruleset)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         return _result(ruleset, [f'an event cannot be read: {type(error).__name__} {error}'])
     findings = [_one_line(f'a line cannot be read ({problem}): {line}') for line, problem in errors]
     names = {key: [_value(line) for line in lines if line.key == key]

@@ -6,9 +6,14 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+
+#: a time beyond this (30 million years from 1970) is no time; JSON integers may have thousands of digits
+LATEST_MS = 10**18
+_Time = (Annotated[int, msgspec.Meta(ge=-LATEST_MS, le=LATEST_MS)]
+         | Annotated[float, msgspec.Meta(ge=-float(LATEST_MS), le=float(LATEST_MS))])
 
 
 class Form(str, Enum):
@@ -32,7 +37,7 @@ class Event(msgspec.Struct, gc=False):
     """
 
     key: str
-    time_ms: int | float
+    time_ms: _Time
     value: Any = None
     metadata: Mapping[str, Any] | None = None
     event_type: str = ''

@@ -20,6 +20,10 @@ class TrainingTime(NamedTuple):
 class EpochIntervals:
     """Pairs the start and stop events of epochs and blocks."""
 
+    #: keys of the events that belong here
+    KEYS = ('epoch_start', 'epoch_stop', 'block_start', 'block_stop', 'eval_start', 'eval_stop', 'train_epoch',
+            'train_loop')
+
     def __init__(self) -> None:
         self._open: dict[tuple[str, float], tuple[float, float]] = {}
         #: kind -> (start, stop, epochs) of each closed interval, in the order in which they closed
@@ -38,37 +42,39 @@ class EpochIntervals:
         """The number that evaluations give to the first completed epoch: 0 or 1."""
         return 1 if self._base is None else self._base
 
-    def take(self, event: Event, *, running: bool = True) -> bool:
-        """Take an event and say whether it belonged here; after run_stop (not ``running``) it is dropped.
+    def take(self, event: Event, *, running: bool = True) -> None:
+        """Take an event of one of `KEYS`; after run_stop (not ``running``) it is dropped.
 
         Programs that evaluate in the background end an epoch after run_stop that nobody evaluates.
         """
-        kind, _, edge = event.key.partition('_')
-        if not running:
-            return event.key in ('train_epoch', 'train_loop', 'eval_start', 'eval_stop') or kind in self._closed
-        if event.key == 'train_epoch':    # v0.5: an epoch starts; its end is not logged
+        key = event.key
+        if not running or key in ('eval_stop', 'train_loop'):
+            return
+        if key == 'train_epoch':    # v0.5: an epoch starts; its end is not logged
             epoch = as_number(event.value)
             if epoch is not None:
                 self._start(epoch)
                 self._trained = epoch
-        elif event.key == 'eval_start':
+        elif key == 'eval_start':
             number = event.meta('epoch_num')
             self._evaluation(as_number(event.value if number is None else number))
-        elif kind in self._closed and edge in ('start', 'stop'):
-            number = as_number(event.meta('epoch_num' if kind == 'epoch' else 'first_epoch_num'))
-            count = as_number(event.meta('epoch_count'))
-            if number is None:
-                return True
-            if edge == 'start':
-                self._start(number)
-                self._open.setdefault((kind, number), (event.time_ms, 1 if count is None else count))
-            elif (kind, number) in self._open:
-                started, count = self._open.pop((kind, number))
-                self._closed[kind].append((started, event.time_ms, count))
-                self._trained = number + count - 1
         else:
-            return event.key in ('eval_stop', 'train_loop')
-        return True
+            kind, edge = key.split('_')
+            self._edge(event, kind, starts=edge == 'start')
+
+    def _edge(self, event: Event, kind: str, *, starts: bool) -> None:
+        """Take the start or the end of an epoch or a block."""
+        number = as_number(event.meta('epoch_num' if kind == 'epoch' else 'first_epoch_num'))
+        if number is None:
+            return
+        if starts:
+            count = as_number(event.meta('epoch_count'))
+            self._start(number)
+            self._open.setdefault((kind, number), (event.time_ms, 1 if count is None else count))
+        elif (kind, number) in self._open:
+            started, count = self._open.pop((kind, number))
+            self._closed[kind].append((started, event.time_ms, count))
+            self._trained = number + count - 1
 
     def _start(self, number: float) -> None:
         self._first = number if self._first is None else min(self._first, number)

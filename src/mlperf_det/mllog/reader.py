@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import ast
 import codecs
+import itertools
 import json
 import lzma
-import math
 import re
 import tarfile
 import zlib
@@ -21,7 +21,7 @@ from typing import IO, Any
 
 import msgspec
 
-from mlperf_det.mllog.events import Event, Forgiven, Form
+from mlperf_det.mllog.events import LATEST_MS, Event, Forgiven, Form
 
 CHUNK_BYTES = 1 << 20
 #: An event of a detection benchmark takes a few hundred bytes; the longest published line has 3 KiB.
@@ -59,14 +59,18 @@ class EventReader:
         self.forms: set[Form] = set()
 
     def __iter__(self) -> Iterator[Event]:
+        return itertools.chain.from_iterable(self._batches())
+
+    def _batches(self) -> Iterator[list[Event]]:
+        """Yield the events of each chunk."""
         carry = b''
         for chunk in self._chunks():
             data = carry + chunk if carry else chunk
             end = max(data.rfind(b'\n'), data.rfind(b'\r')) + 1
-            yield from self._events(data, end)
+            yield self._all_sound(data, end) or self._events(data, end)
             carry = self._unfinished(data, end)
         if carry:
-            yield from self._events(carry, len(carry))
+            yield self._events(carry, len(carry))
 
     def _chunks(self) -> Iterator[bytes]:
         """Yield the content piece by piece; UTF-16, in which Windows shells redirect output, as UTF-8."""
@@ -106,8 +110,9 @@ class EventReader:
         whole = data.rfind(_STEM, end, token)
         return data[max(whole, end) if whole >= 0 and len(data) - whole <= LONGEST_EVENT_BYTES else token:]
 
-    def _events(self, data: bytes, end: int) -> Iterator[Event]:
-        """Yield the events of the lines in ``data[:end]``."""
+    def _events(self, data: bytes, end: int) -> list[Event]:
+        """Return the events of the lines in ``data[:end]``."""
+        events: list[Event] = []
         find = data.find
         count = data.count
         line = self._line
@@ -123,15 +128,36 @@ class EventReader:
                 try:
                     event = _decode(data[position + 9:stop])
                 except (msgspec.DecodeError, ValueError, RecursionError):
-                    yield from self._difficult(data[position:stop], line)
+                    events += self._difficult(data[position:stop], line)
                 else:
                     event.line = line
                     self.forms.add(Form.MLLOG)
-                    yield event
+                    events.append(event)
             else:
-                yield from self._difficult(data[position:stop], line)
+                events += self._difficult(data[position:stop], line)
             position = find(_STEM, stop, end)
         self._line = line + count(b'\n', counted, end)
+        return events
+
+    def _all_sound(self, data: bytes, end: int) -> list[Event]:
+        """Return the events of ``data[:end]`` if each line is one sound ``:::MLLOG`` event, as in our own logs.
+
+        That is quickly seen and quickly read. Nothing: some line is of another kind.
+        """
+        if not (data.startswith(_TOKEN) and data.endswith(b'\n', 0, end)):
+            return []
+        texts = data[len(_TOKEN):end].split(b'\n' + _TOKEN)
+        if data.count(b'\n', 0, end) != len(texts):
+            return []
+        try:
+            events = list(map(_decode, texts))
+        except (msgspec.DecodeError, ValueError, RecursionError):
+            return []
+        for number, event in enumerate(events, start=self._line):
+            event.line = number
+        self._line += len(texts)
+        self.forms.add(Form.MLLOG)
+        return events
 
     def _difficult(self, text: bytes, number: int) -> Iterator[Event]:
         """Yield the events of a line that is not simply one sound ``:::MLLOG`` event."""
@@ -182,7 +208,7 @@ class EventReader:
             metadata = None
         if not isinstance(content['key'], str):
             raise TypeError('key is not a string')
-        return Event(key=content['key'], time_ms=_finite(time_ms), value=content.get('value'), metadata=metadata,
+        return Event(key=content['key'], time_ms=_time(time_ms), value=content.get('value'), metadata=metadata,
                      event_type=str(content.get('event_type') or ''), line=number)
 
     def _v06(self, text: str, number: int) -> Event:
@@ -193,7 +219,7 @@ class EventReader:
             content = json.loads(match[3])
         except json.JSONDecodeError:
             content = self._literal(match[3], number)
-        return Event(key=match[2], time_ms=_finite(match[1]) * 1000, value=content['value'],
+        return Event(key=match[2], time_ms=_time(match[1]) * 1000, value=content['value'],
                      metadata=content.get('metadata') or {}, line=number)
 
     def _v05(self, text: str, number: int) -> Event:
@@ -201,7 +227,7 @@ class EventReader:
         if match is None:
             raise ValueError('not a v0.5 line')
         benchmark, seconds, _, key, text = match.groups()
-        return Event(key=key, time_ms=_finite(seconds) * 1000, value=_v05_value(text), line=number,
+        return Event(key=key, time_ms=_time(seconds) * 1000, value=_v05_value(text), line=number,
                      metadata={'benchmark': benchmark})
 
     def _literal(self, text: str, number: int) -> Any:
@@ -216,11 +242,11 @@ class EventReader:
 _PARSERS = {Form.MLLOG: EventReader._mllog, Form.V06: EventReader._v06, Form.V05: EventReader._v05}
 
 
-def _finite(value: Any) -> float:
-    """Return a number; a time that is not finite is no time."""
+def _time(value: Any) -> float:
+    """Return a time as a number; one that is not finite, or beyond all times, is none."""
     number = value if isinstance(value, int) and not isinstance(value, bool) else float(value)
-    if not math.isfinite(number):
-        raise ValueError('a time that is not finite')
+    if not -LATEST_MS <= number <= LATEST_MS:
+        raise ValueError('no time')
     return number
 
 

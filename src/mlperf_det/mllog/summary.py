@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
-from mlperf_det.mllog.accuracy import LoggedAccuracy, as_number, is_finite, read_accuracy
+from mlperf_det.mllog.accuracy import LoggedAccuracy, as_number, is_usable, read_accuracy
 from mlperf_det.mllog.events import Event, Form
 from mlperf_det.mllog.intervals import EpochIntervals
 from mlperf_det.mllog.reader import EventReader
@@ -143,7 +143,6 @@ class _Gathering:
     """The mutable state of one pass."""
 
     hyperparameters: dict[str, Any] = field(default_factory=dict)
-    keys: set[str] = field(default_factory=set)
     evaluations: list[LoggedAccuracy] = field(default_factory=list)
     after_stop: int = 0
     init_start: float | None = None
@@ -170,7 +169,11 @@ def summarize(reader: EventReader, path: PurePath) -> LogSummary:
             runs += 1
             reader.forgiven.note('several runs in one file, the last one counts', event.line)
             state = _next_run(state)
-        _take(state, event)
+        take = _TAKE.get(event.key)
+        if take is None:
+            state.hyperparameters.setdefault(event.key, event.value)
+        else:
+            take(state, event)
     return _finish(state, reader, path, events, runs)
 
 
@@ -186,57 +189,71 @@ def _begins_anew(state: _Gathering, event: Event) -> bool:
 
 def _next_run(before: _Gathering) -> _Gathering:
     """Return the state for another run in the same file: what was logged before run_start still holds."""
-    return _Gathering(hyperparameters=before.hyperparameters, keys=before.keys, seeds=before.seeds,
+    return _Gathering(hyperparameters=before.hyperparameters, seeds=before.seeds,
                       init_start=before.init_start, init_starts=before.init_starts, init_stop=before.init_stop,
                       v05_benchmark=before.v05_benchmark)
 
 
-def _take(state: _Gathering, event: Event) -> None:
-    key = event.key
-    if key == 'tracked_stats':
-        _take_stats(state, event)
-    elif key == 'eval_accuracy':
-        if state.run_stop is not None:
-            state.after_stop += 1
-        else:
-            state.evaluations.append(read_accuracy(event))
-    elif key == 'init_start':
-        state.init_starts += 1
-        state.init_start = event.time_ms if state.init_start is None else min(state.init_start, event.time_ms)
-    elif key == 'init_stop':
-        state.init_stop = event.time_ms if state.init_stop is None else state.init_stop
-    elif key == 'run_start':
-        state.run_start = event.time_ms if state.run_start is None else min(state.run_start, event.time_ms)
-        state.v05_benchmark = str(event.meta('benchmark') or '')
-    elif key == 'run_stop':
-        state.run_stop = state.run_stop or event
-        state.statuses.append(event.meta('status') if event.meta('status') is not None else event.value)
-    elif key == 'seed':
-        if (seed := as_number(event.value)) is not None:
-            state.seeds[seed] = None
-    elif not state.intervals.take(event, running=state.run_stop is None):
-        state.hyperparameters.setdefault(key, event.value)
-    state.keys.add(key)
+def _take_accuracy(state: _Gathering, event: Event) -> None:
+    if state.run_stop is not None:
+        state.after_stop += 1
+    else:
+        state.evaluations.append(read_accuracy(event))
+
+
+def _take_init_start(state: _Gathering, event: Event) -> None:
+    state.init_starts += 1
+    state.init_start = event.time_ms if state.init_start is None else min(state.init_start, event.time_ms)
+
+
+def _take_init_stop(state: _Gathering, event: Event) -> None:
+    state.init_stop = event.time_ms if state.init_stop is None else state.init_stop
+
+
+def _take_run_start(state: _Gathering, event: Event) -> None:
+    state.run_start = event.time_ms if state.run_start is None else min(state.run_start, event.time_ms)
+    state.v05_benchmark = str(event.meta('benchmark') or '')
+
+
+def _take_run_stop(state: _Gathering, event: Event) -> None:
+    state.run_stop = state.run_stop or event
+    state.statuses.append(event.meta('status') if event.meta('status') is not None else event.value)
+
+
+def _take_seed(state: _Gathering, event: Event) -> None:
+    if (seed := as_number(event.value)) is not None:
+        state.seeds[seed] = None
+
+
+def _take_interval(state: _Gathering, event: Event) -> None:
+    state.intervals.take(event, running=state.run_stop is None)
 
 
 def _take_stats(state: _Gathering, event: Event) -> None:
     if not isinstance(event.value, dict):
         return
     rate = event.value.get('throughput', event.value.get('imgs_sec'))
-    if is_finite(rate):
+    if is_usable(rate):
         state.rates.append((event.time_ms, rate))
     loss = event.value.get('loss')
     step = event.meta('step')
     if isinstance(step, list) and step:
         step = step[-1]
-    if is_finite(loss):
+    if is_usable(loss):
         state.losses.append((event.time_ms, float(as_number(step) or len(state.losses)), loss))
+
+
+#: key -> what an event of this key adds; every other key is a hyperparameter, whose first value counts
+_TAKE: Mapping[str, Callable[[_Gathering, Event], None]] = {
+    'tracked_stats': _take_stats, 'eval_accuracy': _take_accuracy, 'init_start': _take_init_start,
+    'init_stop': _take_init_stop, 'run_start': _take_run_start, 'run_stop': _take_run_stop, 'seed': _take_seed,
+    **dict.fromkeys(EpochIntervals.KEYS, _take_interval)}
 
 
 def _finish(state: _Gathering, reader: EventReader, path: PurePath, events: int, runs: int) -> LogSummary:
     round_name = next((name for form, name in _ROUND_OF_FORM.items() if form in reader.forms), round_in(path))
     named = state.hyperparameters.get('submission_benchmark') or state.v05_benchmark or path.parent.name
-    model = model_of(benchmark_of(named), state.keys, round_name)
+    model = model_of(benchmark_of(named), state.hyperparameters.keys(), round_name)
     stop = state.run_stop
     rate = None if stop is None else as_number(stop.meta('throughput'))
     return LogSummary(

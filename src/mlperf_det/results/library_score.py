@@ -64,7 +64,7 @@ def _is_safe(log: Path, ruleset: str) -> bool:
     from mlperf_logging.compliance_checker import mlp_parser
     try:
         lines, _ = mlp_parser.parse_file(str(log), ruleset=ruleset)
-    except (KeyError, TypeError, RecursionError, AttributeError):
+    except (KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return False
     values = [line.value.get('value') if isinstance(line.value, dict) else line.value for line in lines
               if line.key in ('submission_benchmark', 'submission_division')]

@@ -8,8 +8,10 @@ from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import Any
 
+import msgspec
+
 from mlperf_det.errors import UserError
-from mlperf_det.mllog.accuracy import as_number
+from mlperf_det.mllog.accuracy import as_number, is_usable
 from mlperf_det.mllog.collection import Collection, Log, collect
 from mlperf_det.mllog.rounds import benchmark_of, target_of
 from mlperf_det.mllog.summary import LogSummary
@@ -138,7 +140,8 @@ def _by_record(summary: LogSummary, record: RunRecord) -> LogSummary:
         rules = target_of(summary.model, summary.round)
         target = {metric: max(target.get(metric, 0.0), rules.get(metric, 0.0)) for metric in {**target, **rules}}
     images = summary.hyperparameters.get('train_samples')
-    return replace(summary, target=target, images=images if isinstance(images, int) and images > 0 else None)
+    own = images if is_usable(images) and isinstance(images, int) and images > 0 else None
+    return replace(summary, target=target, images=own)
 
 
 def _evaluations(summary: LogSummary) -> tuple[Evaluation, ...]:
@@ -167,7 +170,7 @@ def _logged_track(summary: LogSummary, accelerators: int | None) -> tuple[TrackP
     for time_ms, step, loss in summary.losses:
         if time_ms <= stop:
             known = points.get(time_ms, TrackPoint(seconds=(time_ms - start) / 1000, step=step))
-            points[time_ms] = replace(known, step=step, loss=loss if math.isfinite(loss) else None)
+            points[time_ms] = msgspec.structs.replace(known, step=step, loss=loss if math.isfinite(loss) else None)
     return tuple(points[time_ms] for time_ms in sorted(points))
 
 
