@@ -11,6 +11,8 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import polars
@@ -18,7 +20,7 @@ import pytest
 
 from mlperf_det.cli import main
 from mlperf_det.errors import UserError
-from mlperf_det.results import history_cache
+from mlperf_det.results import history, history_cache
 from mlperf_det.results.history import read_history, series_of
 from mlperf_det.results.history_record import Record
 from tests.results.conftest import START_MS, FolderMaker, log_text
@@ -111,6 +113,21 @@ def test_thousands_of_run_folders_are_listed_in_under_two_seconds(make_run: Fold
     assert len(first) == 300
 
 
+def test_many_new_run_folders_are_read_by_several_processes(make_run: FolderMaker, tmp_path: Path,
+                                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(12):
+        make_run(f'runs/run_{number}', log=log_text(epoch_seconds=30 + number))
+    (tmp_path / 'runs' / 'run_3' / 'result_0.txt').write_bytes(b'\xff' * 100)
+    alone = read_history([tmp_path / 'runs'], cached=False)
+    monkeypatch.setattr(history, 'FOLDERS_A_PROCESS', 4)
+    monkeypatch.setattr(os, 'sched_getaffinity', lambda _: {0, 1, 2})
+    monkeypatch.setattr(history, 'of_run', lambda run, of=history.of_run: replace(of(run), system=str(os.getpid())))
+    together = read_history([tmp_path / 'runs'])
+    assert str(os.getpid()) not in {record.system for record in together}
+    assert [replace(record, system='') for record in together] == [replace(record, system='') for record in alone]
+    assert read_history([tmp_path / 'runs']) == together    # from the cache, in the same order
+
+
 def test_what_is_remembered_never_outlives_what_is_on_disk(make_run: FolderMaker, tmp_path: Path,
                                                            own_cache: Path) -> None:
     folders = [make_run(f'runs/run_{number}') for number in range(4)]
@@ -141,14 +158,14 @@ def test_another_program_reads_anew(make_run: FolderMaker, tmp_path: Path, monke
     make_run('runs/run_0')
     reads: list[Path] = []
 
-    def read(folder: Path) -> list[Record]:
-        reads.append(folder)
-        return []
+    def read(folders: Sequence[Path]) -> list[list[Record]]:
+        reads.extend(folders)
+        return [[] for _ in folders]
 
     for program, expected in (('1.0 a', 1), ('1.0 a', 1), ('1.0 b', 2)):
         monkeypatch.setattr(history_cache, '_program', lambda program=program: program)
         cache = history_cache.HistoryCache([tmp_path])
-        assert cache.records(tmp_path / 'runs' / 'run_0', read) == []
+        assert cache.records([tmp_path / 'runs' / 'run_0'], read) == []
         cache.save()
         assert len(reads) == expected
 
@@ -218,7 +235,7 @@ def test_run_folders_compare_and_export(make_run: FolderMaker, tmp_path: Path,
     assert frame['unix_time'].to_list() == [START_MS / 1000] * 2
     assert main(['history', 'export', runs]) == 2
     assert main(['history', 'show', 'nothing', runs]) == 2
-    assert 'nothing: 0 runs are called so' in capsys.readouterr().err
+    assert 'nothing: no run is called so' in capsys.readouterr().err
     assert main(['history', 'list', runs, '--since', '2030-01-01']) == 1
     assert main(['history', 'list', runs, '--since', '2020-01-01', '--case', 'ssd', '--json']) == 0
     assert len(json.loads(capsys.readouterr().out)) == 2

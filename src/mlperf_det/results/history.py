@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import multiprocessing
+import os
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from mlperf_det.errors import UserError
@@ -11,7 +15,6 @@ from mlperf_det.reframe_sessions import Case, RecordedSession, is_session, read_
 from mlperf_det.results.history_cache import HistoryCache
 from mlperf_det.results.history_record import Record
 from mlperf_det.results.reading import read_runs
-from mlperf_det.results.references.proposals import OF_RUNS
 from mlperf_det.results.references.table import METRICS
 from mlperf_det.results.regressions import Observation, Series, facts_of, facts_of_record
 from mlperf_det.results.run import Run
@@ -19,6 +22,10 @@ from mlperf_det.run_folder import RUN_JSON, read_record
 
 #: results in which a run's figures count
 GOOD = ('pass', 'converged', 'finished')
+#: fewer run folders are read sooner than another process is there
+FOLDERS_A_PROCESS = 200
+#: the login node is not ours alone
+MOST_PROCESSES = 8
 
 
 def read_history(paths: Sequence[Path], *, cached: bool = True) -> list[Record]:
@@ -50,7 +57,7 @@ def read_history(paths: Sequence[Path], *, cached: bool = True) -> list[Record]:
 
 
 def _of_folders(paths: Sequence[Path], cache: HistoryCache | None) -> list[Record]:
-    """Return the runs in run folders, one folder in memory at a time, and those that are logs alone."""
+    """Return the runs in run folders, and those that are logs alone."""
     folders: list[Path] = []
 
     def is_run_folder(folder: Path) -> bool:
@@ -60,11 +67,21 @@ def _of_folders(paths: Sequence[Path], cache: HistoryCache | None) -> list[Recor
         return found
 
     records = [of_run(run) for run in read_runs(paths, skip=is_run_folder)]
-    for folder in folders:
-        records += cache.records(folder, _of_folder) if cache else _of_folder(folder)
-    if cache:
-        cache.save()
+    if cache is None:
+        return [*records, *itertools.chain.from_iterable(_read_folders(folders))]
+    records += cache.records(folders, _read_folders)
+    cache.save()
     return records
+
+
+def _read_folders(folders: Sequence[Path]) -> list[list[Record]]:
+    """Return the records of each folder, one folder in memory at a time; many folders are read by several processes."""
+    processes = min(len(os.sched_getaffinity(0)), MOST_PROCESSES, len(folders) // FOLDERS_A_PROCESS)
+    if processes < 2:
+        return [_of_folder(folder) for folder in folders]
+    # Forked: a started interpreter would import for as long as it takes to read hundreds of folders.
+    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context('fork')) as pool:
+        return list(pool.map(_of_folder, folders, chunksize=FOLDERS_A_PROCESS // 4))
 
 
 def _of_folder(folder: Path) -> list[Record]:
@@ -95,8 +112,8 @@ def of_run(run: Run) -> Record:
         identifier=str(run.source), origin='run folder', time=run.started, system=run.system or run.submitter,
         case=' '.join(str(part) for part in parts if part), facts=facts_of(run),
         result='finished' if run.finished_steps else run.status.value,
-        metrics={metric: value for metric, value_of in OF_RUNS.items() if (value := value_of(run)) is not None}
-        | {f'{metric}_ap': value for metric, value in run.final_metrics.items() if math.isfinite(value)})
+        metrics=run.figures | {
+            f'{metric}_ap': value for metric, value in run.final_metrics.items() if math.isfinite(value)})
 
 
 def _of_session(session: RecordedSession) -> Iterator[Record]:

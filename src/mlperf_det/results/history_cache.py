@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -48,14 +48,20 @@ class HistoryCache:
         self._known = self._load()
         self._used: dict[str, _Entry] = {}
 
-    def records(self, folder: Path, read: Callable[[Path], list[Record]]) -> list[Record]:
-        """Return the records of a run folder: as they were, or read anew where its files have changed."""
-        name, stamp = str(folder), _stamp(folder)
-        entry = self._known.get(name)
-        if entry is None or entry.stamp != stamp:
-            entry = _Entry(stamp, read(folder))
-        self._used[name] = entry
-        return entry.records
+    def records(self, folders: Sequence[Path], read: Callable[[Sequence[Path]], list[list[Record]]]) -> list[Record]:
+        """Return the records of run folders: as they were, or read anew where their files have changed.
+
+        Args:
+            folders: each once.
+            read: returns the records of each folder it is given.
+        """
+        found = {str(folder): _stamp(folder) for folder in folders}
+        self._used = {name: self._known[name] for name, stamp in found.items()
+                      if name in self._known and self._known[name].stamp == stamp}
+        new = [folder for folder in folders if str(folder) not in self._used]
+        for folder, records in zip(new, read(new), strict=True):
+            self._used[str(folder)] = _Entry(found[str(folder)], records)
+        return [record for name in found for record in self._used[name].records]
 
     def save(self) -> None:
         """Keep what was read, unless all of it was known; a place that cannot be written to keeps nothing."""
@@ -81,7 +87,7 @@ def _folder() -> Path:
 
 def _stamp(folder: Path) -> Stamp:
     found = []
-    with os.scandir(folder) as entries:
+    with suppress(OSError), os.scandir(folder) as entries:    # one that cannot be listed is the reader's to report
         for entry in entries:
             if entry.is_file():
                 status = entry.stat()

@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from mlperf_det.results.change_points import ChangePoint, Kind, change_points
 from mlperf_det.results.references.table import METRICS
 from mlperf_det.results.run import Run
 from mlperf_det.run_folder import RunRecord
+
+if TYPE_CHECKING:
+    from mlperf_det.results.change_points import ChangePoint, Kind
 
 #: metrics that are shares already: changes are meant as differences, not as ratios
 _SHARES = ('data_wait_share',)
@@ -93,6 +96,7 @@ class Regression:
 
 def find_regressions(series: Iterable[Series], *, least_change: float = LEAST_CHANGE) -> list[Regression]:
     """Return the lasting changes in some histories, in order; histories of fewer than eleven values have none."""
+    from mlperf_det.results.change_points import change_points  # needs numpy, which a list of runs does not
     found = []
     for each in series:
         values = [observation.value for observation in each.observations]

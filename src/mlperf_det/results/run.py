@@ -11,6 +11,8 @@ from enum import Enum
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
+import msgspec
+
 if TYPE_CHECKING:
     from mlperf_det.mllog.summary import LogSummary
     from mlperf_det.run_folder import RunRecord
@@ -47,9 +49,8 @@ class Evaluation:
     metrics: Mapping[str, float]
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrackPoint:
-    """One look at the running training. None: not tracked.
+class TrackPoint(msgspec.Struct, frozen=True, kw_only=True):
+    """One look at the running training. None: not tracked. A run has hundreds: a struct is made ten times as fast.
 
     Attributes:
         seconds: since run_start.
@@ -163,6 +164,15 @@ class Run:
     def final_metrics(self) -> Mapping[str, float]:
         """Metric -> AP of the last evaluation."""
         return self.evaluations[-1].metrics if self.evaluations else {}
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """Metric -> value of those metrics that references are made of; accuracies are held against the target."""
+        found = {'time_to_train': self.time_to_train_seconds if self.converged else None,
+                 'images_per_second': self.throughput.steady or self.throughput.training,
+                 'epochs_to_target': self.epochs_to_target, 'evaluation_seconds': self.evaluation_seconds,
+                 'data_wait_share': self.data_wait_share}
+        return {metric: value for metric, value in found.items() if value is not None}
 
     def phase_share(self, phase: str) -> float | None:
         """Return the mean over ranks of the share of time in a phase; None without a time breakdown."""

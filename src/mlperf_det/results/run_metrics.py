@@ -42,8 +42,20 @@ class _SteadyState(msgspec.Struct, tag_field='kind', tag='steady_state'):
     images_per_second: float | None = None
 
 
-_Line = _Step | _Epoch | _SteadyState
-_decode = msgspec.json.Decoder(_Line).decode
+class _Attempt(msgspec.Struct, tag_field='kind', tag='attempt'):
+    """A start of the program: of no interest here, as the next two."""
+
+
+class _Checkpoint(msgspec.Struct, tag_field='kind', tag='checkpoint'):
+    pass
+
+
+class _Evaluation(msgspec.Struct, tag_field='kind', tag='evaluation'):
+    pass
+
+
+_Line = _Step | _Epoch | _SteadyState | _Attempt | _Checkpoint | _Evaluation
+_lines = msgspec.json.Decoder(_Line)
 _decode_any = msgspec.json.Decoder(dict[str, Any]).decode
 
 
@@ -69,13 +81,9 @@ def parse_metrics(content: bytes, run_start: float) -> RunMetrics:
     track: list[TrackPoint] = []
     seconds: dict[tuple[int, str], float] = defaultdict(float)
     phases: dict[tuple[int, str], dict[str, float]] = defaultdict(lambda: dict.fromkeys(PHASES, 0.0))
-    steady, diverged, broken = None, False, 0
-    for text in content.splitlines():
-        try:
-            line = _decode(text)
-        except (msgspec.DecodeError, RecursionError):
-            broken += bool(text.strip()) and not _is_of_another_kind(text)
-            continue
+    steady, diverged = None, False
+    lines, broken = _read_lines(content)
+    for line in lines:
         if isinstance(line, _Step):
             loss = None if line.loss is msgspec.UNSET else line.loss
             diverged |= line.loss is None
@@ -85,13 +93,29 @@ def parse_metrics(content: bytes, run_start: float) -> RunMetrics:
             seconds[line.rank, line.host] += line.seconds
             for phase, total in phases[line.rank, line.host].items():
                 phases[line.rank, line.host][phase] = total + (getattr(line, phase) or 0.0)
-        else:
+        elif isinstance(line, _SteadyState):
             steady = line.images_per_second
     return RunMetrics(
         track=tuple(track), diverged=diverged, steady_images_per_second=steady,
         ranks=tuple(RankTime(rank=rank, host=host, seconds=seconds[rank, host], phases=phases[rank, host])
                     for rank, host in sorted(seconds)),
         forgiven=(f'metrics.jsonl: {broken} line(s) that cannot be read left out',) if broken else ())
+
+
+def _read_lines(content: bytes) -> tuple[list[_Line], int]:
+    """Return the lines of known kinds, and how many lines cannot be read."""
+    try:
+        return _lines.decode_lines(content), 0
+    except (msgspec.DecodeError, RecursionError):
+        pass    # some line is broken, or of a kind that a later program writes
+    lines: list[_Line] = []
+    broken = 0
+    for text in content.splitlines():
+        try:
+            lines.append(_lines.decode(text))
+        except (msgspec.DecodeError, RecursionError):
+            broken += bool(text.strip()) and not _is_of_another_kind(text)
+    return lines, broken
 
 
 def _is_of_another_kind(text: bytes) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 from mlperf_det.results.acceptance import Acceptance
@@ -22,14 +22,6 @@ from mlperf_det.results.references.table import (
 from mlperf_det.results.run import Run
 from mlperf_det.results.scaling import MODELLED_METRICS, modelled_reference
 
-#: metrics of runs that references are made of; accuracies are held against the quality target
-OF_RUNS: Mapping[str, Callable[[Run], float | None]] = MappingProxyType({
-    'time_to_train': lambda run: run.time_to_train_seconds if run.converged else None,
-    'images_per_second': lambda run: run.throughput.steady or run.throughput.training,
-    'epochs_to_target': lambda run: run.epochs_to_target,
-    'evaluation_seconds': lambda run: run.evaluation_seconds,
-    'data_wait_share': lambda run: run.data_wait_share,
-})
 #: a value gives way to one of the same or a higher rank
 _RANKS: Mapping[SourceKind, int] = MappingProxyType({
     SourceKind.MODELLED: 0, SourceKind.PUBLISHED: 1, SourceKind.MEASURED: 2, SourceKind.PROMISED: 3})
@@ -48,8 +40,8 @@ def from_runs(groups: Iterable[Group], precision: str) -> dict[Key, Reference]:
         first = next(iter(runs), None)
         if first is None or not first.geometry.accelerator or first.geometry.nodes is None:
             continue
-        for metric, value_of in OF_RUNS.items():
-            values = [value for run in runs if (value := value_of(run)) is not None and value > 0]
+        for metric in METRICS:
+            values = [run.figures[metric] for run in runs if run.figures.get(metric, 0) > 0]
             if values:
                 key = (first.benchmark, first.geometry.accelerator, first.geometry.nodes,
                        first.precision or precision, metric)
