@@ -15,6 +15,7 @@ import pytest
 from mlperf_det.cli import main
 from mlperf_det.recipes.load import builtin_recipes, override
 from mlperf_det.reframe_sessions import Case
+from mlperf_det.rfm import accept
 from mlperf_det.rfm.accept import Verdict, judge, judge_runs, needing_references, run_folders
 from mlperf_det.rfm.folder_lock import take
 from mlperf_det.rfm.session import Session, read_cases
@@ -187,6 +188,31 @@ class endless(Base):
     assert process.communicate(timeout=60)[1].splitlines()[-1] == 'mlperf-det: interrupted'
     assert process.returncode == 130
     assert not job.exists()
+
+
+def test_what_junit_says_of_an_earlier_session_does_not_outlive_it(tmp_path: Path, capfd: pytest.CaptureFixture[str],
+                                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    junit = tmp_path / 'junit.xml'
+    junit.write_text('all is well')
+
+    def interrupted(*_arguments: object, **_options: object) -> None:
+        raise KeyboardInterrupt
+    monkeypatch.setattr(accept, 'run_reframe', interrupted)
+    assert main(['accept', '-o', str(tmp_path / 'out'), '--junit', str(junit)]) == 130
+    assert not junit.exists()
+
+
+@pytest.mark.parametrize(('arguments', 'cause'), [
+    (['--junit', '/proc/none/junit.xml'], '--junit /proc/none/junit.xml: cannot be written'),
+    *((['--timeout', text], f'{text} is no number of minutes') for text in ('0', '-1', 'nan', 'inf', 'soon'))])
+def test_what_cannot_be_done_is_refused_before_the_session(tmp_path: Path, capfd: pytest.CaptureFixture[str],
+                                                           arguments: list[str], cause: str) -> None:
+    try:
+        status = main(['accept', '-o', str(tmp_path / 'out'), *arguments])
+    except SystemExit as end:
+        status = int(str(end.code))
+    assert (status, cause in capfd.readouterr().err) == (2, True)
+    assert not (tmp_path / 'out').exists()
 
 
 REFERENCES = """

@@ -22,13 +22,16 @@ each of these has an exit status of its own:
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from enum import IntEnum
 from pathlib import Path
 
+from mlperf_det.errors import UserError
 from mlperf_det.reframe_sessions import Case
 from mlperf_det.results.judging import judge_all
 from mlperf_det.results.verdict import State, overall
@@ -117,15 +120,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--mode', metavar='NAME', help='the occasion: nightly, acceptance, vetting, or one of the site')
     parser.add_argument('-o', '--output', type=Path, default=Path('out'), metavar='DIR',
                         help='where stage, output, logs and the report go (default: out)')
-    parser.add_argument('--timeout', type=float, metavar='MINUTES', help='end the session after so long')
+    parser.add_argument('--timeout', type=_minutes, metavar='MINUTES', help='end the session after so long')
     parser.add_argument('--junit', type=Path, metavar='FILE', help='write the cases with their metrics as JUnit')
     parser.add_argument('--no-report', action='store_true', help='leave out the report of the training runs')
     parser.add_argument('reframe_arguments', nargs='*', metavar='-- ARGUMENT',
                         help='further arguments of reframe, e.g. -- -t smoke -S recipe_overrides=epochs=3')
 
 
+def _minutes(text: str) -> float:
+    with suppress(ValueError):
+        if 0 < (minutes := float(text)) < math.inf:
+            return minutes
+    raise argparse.ArgumentTypeError(f'{text} is no number of minutes')
+
+
 def run(args: argparse.Namespace) -> int:
     """Run, judge and report."""
+    if args.junit:
+        _clear(args.junit)
     wanted = args.output.absolute()
     # Held until the end: a second session in the same place gets the next folder.
     out, lock = take(wanted)
@@ -137,6 +149,20 @@ def run(args: argparse.Namespace) -> int:
     if page:
         _say(f'report: {page}')
     return int(verdict)
+
+
+def _clear(junit: Path) -> None:
+    """Remove the file of an earlier session, which would stand for this one if it ended early; make its folder.
+
+    Raises:
+        UserError: it cannot be written; better now than when the session is over.
+    """
+    try:
+        junit.parent.mkdir(parents=True, exist_ok=True)
+        junit.touch()
+        junit.unlink()
+    except OSError as error:
+        raise UserError(f'--junit {junit}: cannot be written ({error.strerror})') from error
 
 
 def _accept(args: argparse.Namespace, out: Path) -> tuple[Verdict, str, Path | None]:
