@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from torch import Tensor
-from torchvision.ops import nms
+from torchvision.ops import box_iou, nms
 
 from mlperf_det.models.legacy_boxes import to_inclusive, to_twins
 from mlperf_det.models.maskrcnn_inference import find_boxes, to_original
@@ -38,37 +41,44 @@ def legacy_decode(offset: list[float], twin: Tensor, size: Tensor) -> list[float
 
 def detections_by_class(logits: Tensor, offsets: Tensor, boxes: Tensor, size: Tensor
                         ) -> list[tuple[float, int, list[float]]]:
-    """Score, class and inclusive box of the 100 best detections of one image."""
+    """Score, class and inclusive box of the 100 best detections of one image; not where rounding decides."""
     found = []
     scores = logits.softmax(dim=1)
+    assume(((scores - 0.05).abs() > 1e-6).all())
     for cls in range(1, CLASSES):
         rows = (scores[:, cls] > 0.05).nonzero().squeeze(1)
         if not len(rows):
             continue
         decoded = torch.tensor([legacy_decode(offsets[row, cls].tolist(), boxes[row], size) for row in rows.tolist()])
+        assume(((box_iou(to_twins(decoded), to_twins(decoded)) - 0.5).abs() > 1e-5).all())
         for kept in nms(to_twins(decoded), scores[rows, cls], 0.5).tolist():
             found.append((scores[rows[kept], cls].item(), cls, decoded[kept].tolist()))
+    assume(len({score for score, _, _ in found}) == len(found))
     return sorted(found, reverse=True)[:100]
 
 
-def test_equals_the_loop_over_classes() -> None:
-    for seed, proposals in ((0, 30), (1, 200)):
-        logits, offsets, boxes, present = random_outputs(seed, proposals)
-        found = find_boxes(logits, offsets, boxes, present, SIZES)
-        assert found.boxes.shape == (2, 100, 4)
-        for image in range(2):
-            rows = present[image]
-            expected = detections_by_class(logits[image, rows], offsets[image, rows], boxes[image, rows],
-                                           SIZES[image])
-            count = int(found.valid[image].sum())
-            assert count == len(expected)
-            torch.testing.assert_close(found.scores[image, :count], torch.tensor([score for score, _, _ in expected]))
-            assert found.classes[image, :count].tolist() == [cls for _, cls, _ in expected]
-            torch.testing.assert_close(to_inclusive(found.boxes[image, :count]),
-                                       torch.tensor([box for _, _, box in expected]), atol=1e-3, rtol=1e-4)
-            assert not found.scores[image, count:].any()
-            assert not found.classes[image, count:].any()
-        assert found.valid.all() == (proposals == 200)
+@pytest.mark.parametrize('proposals', [30, 200])
+@settings(max_examples=3)
+@given(seed=st.integers(0, 2**62))
+def test_equals_the_loop_over_classes(proposals: int, seed: int) -> None:
+    logits, offsets, boxes, present = random_outputs(seed, proposals)
+    found = find_boxes(logits, offsets, boxes, present, SIZES)
+    assert found.boxes.shape == (2, 100, 4)
+    for image in range(2):
+        rows = present[image]
+        expected = detections_by_class(logits[image, rows], offsets[image, rows], boxes[image, rows],
+                                       SIZES[image])
+        count = int(found.valid[image].sum())
+        assert count == len(expected)
+        torch.testing.assert_close(found.scores[image, :count], torch.tensor([score for score, _, _ in expected]))
+        assert found.classes[image, :count].tolist() == [cls for _, cls, _ in expected]
+        torch.testing.assert_close(to_inclusive(found.boxes[image, :count]),
+                                   torch.tensor([box for _, _, box in expected]), atol=1e-3, rtol=1e-4)
+        assert not found.scores[image, count:].any()
+        assert not found.classes[image, count:].any()
+    assert found.valid.all() == (proposals == 200)
+
+
 
 
 def test_absent_proposals_and_low_scores_give_nothing() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 from torchvision.models.detection._utils import BoxCoder
 from torchvision.ops import box_iou
@@ -36,7 +38,8 @@ def draw(seed: int, slots: int = 128) -> tuple[Regions, tuple[Tensor, Tensor, Te
     return draw_regions(*problem, slots=slots), problem
 
 
-@pytest.mark.parametrize('seed', range(4))
+@settings(max_examples=4)
+@given(seed=st.integers(0, 2**62))
 def test_classes_and_objects_follow_the_best_overlap(seed: int) -> None:
     regions, (proposals, present, boxes, labels) = draw(seed)
     for image in range(3):
@@ -81,7 +84,8 @@ def smooth_l1(difference: float) -> float:
     return 0.5 * difference**2 if abs(difference) < 1 else abs(difference) - 0.5
 
 
-@pytest.mark.parametrize('seed', range(2))
+@settings(max_examples=2)
+@given(seed=st.integers(0, 2**62))
 def test_losses(seed: int) -> None:
     regions, _ = draw(seed)
     generator = torch.Generator().manual_seed(seed)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 from torchvision.models.detection._utils import BoxCoder, Matcher
 from torchvision.ops import box_iou
@@ -45,7 +47,8 @@ def labels_by_the_rules(anchors: Tensor, boxes: Tensor, size: Tensor) -> Tensor:
     return torch.where(visible, labels, -1)
 
 
-@pytest.mark.parametrize('seed', range(4))
+@settings(max_examples=4)
+@given(seed=st.integers(0, 2**62))
 def test_drawn_anchors_have_the_labels_of_the_rules(anchors: Tensor, seed: int) -> None:
     boxes, labels = random_boxes(seed)
     drawn, targets = draw_anchors(anchors, boxes, labels, SIZES)
