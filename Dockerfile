@@ -14,7 +14,7 @@ ARG VERSION=
 COPY images /opt/mlperf-det/images
 COPY src /opt/mlperf-det/src
 COPY checks /opt/mlperf-det/checks
-COPY systems /opt/mlperf-det/systems
+COPY systems/local /opt/mlperf-det/systems/local
 COPY datasets /opt/mlperf-det/datasets
 COPY pyproject.toml README.md LICENSE /opt/mlperf-det/
 RUN /opt/mlperf-det/images/install "TORCH=$TORCH" "TOOLS=$TOOLS" && rm -rf /opt/mlperf-det

@@ -80,6 +80,9 @@ def test_the_name_changes_with_everything_that_the_image_is_made_of(tmp_path: Pa
     key = image.content_key(tmp_path, '')
     (tmp_path / 'src' / '__pycache__' / 'module.pyc').write_text('cache')
     (tmp_path / 'notes.txt').write_text('notes')
+    # A new reference must not make another image of the one that it was measured in.
+    (tmp_path / 'systems' / 'site').mkdir(parents=True)
+    (tmp_path / 'systems' / 'site' / 'references.yaml').write_text('ssd: {}')
     assert image.content_key(tmp_path, '') == key
     keys = {key, image.content_key(tmp_path, 'other-base')}
     (tmp_path / 'src' / 'module.py').write_text('a = 2')

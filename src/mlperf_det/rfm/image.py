@@ -24,9 +24,10 @@ from mlperf_det.rfm.own_folders import OwnFolders
 
 #: Stands in ``extras['image']`` for an image that the fixture builds.
 BUILD = 'build'
-#: What an image is made of, relative to the checkout.
+#: What an image is made of, relative to the checkout. Sites' folders are not: an image would be another one with every
+#: new reference, which carries the digest of the image that it was measured in.
 BUILD_INPUTS = ('Singularity.def', 'Dockerfile', 'images', 'src', 'pyproject.toml', 'README.md', 'LICENSE',
-                'datasets', 'systems', 'checks')
+                'datasets', 'systems/local', 'checks')
 _SIF = ('Singularity', 'Apptainer')
 _SUFFIX = {'Singularity': 'sif', 'Apptainer': 'sif', 'Pyxis': 'sqsh', 'Enroot': 'sqsh'}
 
