@@ -163,13 +163,14 @@ def test_promise_measurement_and_certainty_stand_beside_each_other(tmp_path: Pat
     table = page[page.index('Against the references'):]
     table = table[:table.index('</table>')]
     assert '<span>8.329 min</span><small>3 runs</small>' in table
-    assert '<span>8 min</span><small>promised offer 17</small>' in table
+    assert '<span>8 min</span><small>promised: offer 17</small>' in table
     assert '>+4.1 %</td>' in table
     assert '>8.4 min</td>' in table
     assert f'<span>{100 * judgement["sure"]:.1f} % within</span>' in table
     assert f'<dd>{100 * judgement["sure"]:.1f} %<small>within the limit of time to train</small>' in page
     chart = page[page.index('Distance from the reference'):]
     chart = chart[:chart.index('</figure>')]
+    assert '>4.1 % worse</text>' in chart
     assert (chart.count('class="soft"'), chart.count('class="diamond"'), chart.count('class="interval"')) == (3, 1, 1)
 
 
@@ -179,7 +180,7 @@ def test_a_vendor_is_not_told_who_published_a_reference(tmp_path: Path) -> None:
         value: 500, unit: s, direction: lower, n: 5, spread: 9, date: 2021-12-01,
         source: {kind: published, round: v1.1, submitter: Rival, system: box}}}}}}""")
     words = ('--references', str(tmp_path / 'references.yaml'))
-    assert '<small>published v1.1 Rival, n = 5</small>' in (report(tmp_path, *words) / 'report.html').read_text()
+    assert '<small>published: v1.1 Rival, n = 5</small>' in (report(tmp_path, *words) / 'report.html').read_text()
     page = (report(tmp_path, *words, '--theme', 'vendor', '--vendor', 'Ours') / 'report.html').read_text()
     assert 'Rival' not in page
     assert '<small>published, n = 5</small>' in page

@@ -43,7 +43,7 @@ def sureness(judgement: Judgement) -> tuple[str, str] | None:
     if judgement.sure is None:
         return None
     side, share = ('within', judgement.sure) if judgement.sure >= 0.5 else ('beyond', 1 - judgement.sure)
-    return f'{"over 99.9" if share > 0.999 else format(100 * share, ".1f")} %', side
+    return f'{"> 99.9" if share > 0.999 else format(100 * share, ".1f")} %', side
 
 
 def _source(reference: Reference, *, published: bool) -> str:
@@ -53,7 +53,7 @@ def _source(reference: Reference, *, published: bool) -> str:
         where = f'{source.round} {source.submitter}' if published else ''
     else:
         where = source.document or source.note or ', '.join(source.runs[:1])
-    words = ' '.join(part for part in (source.kind.value, where) if part)
+    words = f'{source.kind.value}: {where}' if where else source.kind.value
     return words if source.kind is SourceKind.PROMISED else f'{words}, n = {reference.n}'
 
 
@@ -76,6 +76,12 @@ def _table(judged: Sequence[Judgement], *, published: bool) -> Markup:
                      'Measured: the geometric mean of the runs. How sure: that it lies on this side of the limit'))
 
 
+def _in_words(loss: float) -> str:
+    """Return a distance from the reference in per cent: in a chart of losses, signs of rates would be reversed."""
+    text = f'{abs(loss):.1f} %'
+    return text if text == '0.0 %' else f'{text} {"worse" if loss > 0 else "better"}'
+
+
 def _chart(runs: Sequence[Run], judged: Sequence[Judgement]) -> Markup | None:
     """Draw each run and the mean as a distance from the reference; to the right is worse, whatever the metric."""
     rows = []
@@ -91,7 +97,7 @@ def _chart(runs: Sequence[Run], judged: Sequence[Judgement]) -> Markup | None:
         values = [value for run in runs if (run.converged or run.finished_steps)
                   and (value := JUDGED[each.metric](run)) is not None]
         rows.append(Dots(
-            label=METRIC_NAMES[each.metric], note=percent_text(worse(each.mean) / 100), mean=worse(each.mean),
+            label=METRIC_NAMES[each.metric], note=_in_words(worse(each.mean)), mean=worse(each.mean),
             interval=None if each.interval is None else (worse(each.interval[0]), worse(each.interval[1])),
             tip=f'mean of {each.n}: {amount_text(each.metric, each.mean)}', tolerance=(0.0, worse(each.limit)),
             points=[(worse(value), amount_text(each.metric, value), 'soft') for value in values]))

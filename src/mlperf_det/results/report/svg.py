@@ -48,7 +48,7 @@ def numbers(values: Sequence[float]) -> list[str]:
     thousand = max(map(abs, values), default=0.0) >= 10_000
     scaled = [value / 1000 if thousand else value for value in values]
     decimals = max((len(f'{value:.6f}'.rstrip('0').partition('.')[2]) for value in scaled), default=0)
-    return [f'{value:,.{decimals}f}{"k" if thousand else ""}' if value else '0' for value in scaled]
+    return [f'{value:,.{decimals}f}{"k" if thousand else ""}'.replace('-', '−') if value else '0' for value in scaled]
 
 
 @dataclass(frozen=True, kw_only=True)

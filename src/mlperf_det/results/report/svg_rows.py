@@ -10,7 +10,7 @@ from mlperf_det.results.report.svg import COLOURS, WIDTH, Rule, at, framed, numb
 
 _TOP, _BOTTOM = 8, 40
 #: height of a row, width of the labels before and of the notes behind it
-_ROW, _LABELS, _NOTES = 26, 124, 62
+_ROW, _LABELS, _NOTES = 26, 124, 84
 #: height of a line of text above the rows, which names a vertical line; half the width of a diamond
 _LINE, _DIAMOND = 15, 6
 #: room at either end of a scale of dots, as a fraction of it
