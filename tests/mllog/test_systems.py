@@ -27,6 +27,7 @@ def test_a_log_with_fewer_ranks_than_accelerators_used_a_part() -> None:
     system = SystemDescription(nodes=30, accelerators_per_node=16)
     assert system.used_by(240).accelerators == 240
     assert system.used_by(1).accelerators == 480      # only rank 0 logs
+    assert system.used_by(30).accelerators == 480     # one rank a node logs
     assert system.used_by(481).accelerators == 480
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from pathlib import Path
 
 import pytest
 
+from mlperf_det.cli import main
 from mlperf_det.results.run import Run, RunStatus, Throughput
 from mlperf_det.results.score import jobs_per_day, scaling_efficiency, score_runs
+from tests.results.conftest import log_text
 
 
 def runs(*minutes: float | None) -> list[Run]:
@@ -47,3 +51,18 @@ def test_published_results_in_jobs_a_day() -> None:
 
 def test_scaling_efficiency() -> None:
     assert scaling_efficiency((8, 1000), (64, 6000)) == pytest.approx(0.75)
+
+
+def test_runs_handed_in_again_are_known_by_the_first_name_of_all(tmp_path: Path,
+                                                                  capsys: pytest.CaptureFixture[str]) -> None:
+    for place, text in (('v3.0/Lab/2xA/ssd', log_text()), ('v3.0/Lab/16xA/ssd', log_text()),
+                        ('v3.1/Lab/A/ssd', log_text(epoch_seconds=31))):
+        folder = tmp_path / 'tree' / place
+        folder.mkdir(parents=True)
+        (folder / 'result_0.txt').write_text(text)
+        (folder / 'result_1.txt').symlink_to('gone')
+    assert main(['score', str(tmp_path / 'tree'), '--csv', '-']) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert {row['system']: row['shared_run_cluster'] for row in rows} == {
+        '2xA': 'v3.0/Lab/16xA/ssd', '16xA': 'v3.0/Lab/16xA/ssd', 'A': ''}
+    assert {(row['n_logs'], row['n_logs_not_in_snapshot'], row['half']) for row in rows} == {('2', '1', '')}

@@ -34,9 +34,10 @@ class SystemDescription:
     def used_by(self, ranks: int) -> SystemDescription:
         """Return the part of the system that a log with ``ranks`` ``init_start`` events (one a rank) was made on.
 
-        Some descriptions name all accelerators of a node where a submission used some of them.
+        Some descriptions name all accelerators of a node where a submission used some of them. One event a node says
+        nothing of its accelerators.
         """
-        if not self.accelerators or not self.nodes or not 1 < ranks < self.accelerators or ranks % self.nodes:
+        if not self.accelerators or not self.nodes or not self.nodes < ranks < self.accelerators or ranks % self.nodes:
             return self
         return replace(self, accelerators_per_node=ranks // self.nodes)
 
