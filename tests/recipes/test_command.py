@@ -51,3 +51,13 @@ def test_errors_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr().err.count('\n') == 1
     assert main(['recipe', 'import', 'ssd', str(tmp_path / 'none.sh')]) == 2
     assert 'cannot be read' in capsys.readouterr().err
+
+
+def test_what_was_left_out_is_told_where_something_is_missing(tmp_path: Path,
+                                                              capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / 'config_OURS.sh'
+    config.write_text('export DGXNNODES=1 DGXNGPU=8\nif true; then\n  export BATCHSIZE=114\nfi\n')
+    assert main(['recipe', 'import', 'ssd', str(config)]) == 2
+    told = capsys.readouterr().err
+    assert 'export BATCHSIZE=114: a condition, a loop or a function, or in one; left out' in told
+    assert told.splitlines()[-1].endswith('says nothing of local_batch_size (variables BATCHSIZE)')

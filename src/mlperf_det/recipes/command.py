@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import yaml
@@ -14,6 +14,7 @@ from mlperf_det.recipes.load import BENCHMARKS, builtin_recipes, find_recipe, ov
 from mlperf_det.recipes.rules_table import rules_table
 from mlperf_det.recipes.shell_file import read_shell_file
 from mlperf_det.recipes.vendor_config import recipe_fields
+from mlperf_det.tables import printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,7 +65,12 @@ def _show(args: argparse.Namespace) -> int:
 
 def _import(args: argparse.Namespace) -> int:
     config = read_shell_file(args.file)
-    fields, notices = recipe_fields(config, args.benchmark)
+    try:
+        fields, notices = recipe_fields(config, args.benchmark)
+    except UserError:
+        # What was left out may be what is missing.
+        _notice(config.notices)
+        raise
     builtin = builtin_recipes(args.benchmark)
     geometry = (fields['nodes'], fields['accelerators_per_node'])
     base = args.base or next(
@@ -76,6 +82,10 @@ def _import(args: argparse.Namespace) -> int:
     name = f'{args.file.stem.removeprefix("config_").lower()}'
     sys.stdout.write(f'# from {args.file.name}; append to systems/<site>/recipes.yaml\n'
                      + yaml.safe_dump({args.benchmark: {name: {'base': base, **fields}}}, sort_keys=False))
-    for notice in notices:
-        sys.stderr.write(f'notice: {notice}\n')
+    _notice(notices)
     return 0
+
+
+def _notice(notices: Sequence[str]) -> None:
+    for notice in notices:
+        sys.stderr.write(f'notice: {printable(notice)}\n')
