@@ -77,7 +77,11 @@ def test_pixels_are_pillows(height: int, width: int) -> None:
     new_height, new_width = input_size(height, width, 64, 100)
     expected = np.asarray(Image.fromarray(image).resize((new_width, new_height), Image.Resampling.BILINEAR))
     assert pixels.dtype == torch.uint8
-    assert np.abs(pixels.permute(1, 2, 0).numpy().astype(int) - expected).max() <= 1
+    difference = np.abs(pixels.permute(1, 2, 0).numpy().astype(int) - expected)
+    # Both round to whole levels after each of the two passes, with weights in fixed point of different widths: each
+    # pass can make a level's difference, and hardly ever does.
+    assert difference.max() <= 2
+    assert difference.mean() < 0.02
 
 
 def test_an_image_of_the_right_size_is_untouched() -> None:
