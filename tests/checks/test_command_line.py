@@ -131,7 +131,7 @@ def test_a_setting_of_the_shared_dataset_counts_or_is_refused(tmp_path: Path, na
          '--keep-stage-files', '-n', 'ssd', '-S', f'{name}.generator_arguments=--train 9'], cwd=tmp_path,
         capture_output=True, text=True, check=False, timeout=60)
     script, = (path.read_text() for path in tmp_path.glob('stage/*/*/*/training_dataset_*/rfm_job.sh'))
-    refused = 'generator_arguments was set for one check, but checks share their datasets' in done.stdout
+    refused = 'generator_arguments was set for one check, but checks share this fixture' in done.stdout
     assert ('--train 9' in script, done.returncode, refused) == (counts, 0 if counts else 1, not counts)
 
 

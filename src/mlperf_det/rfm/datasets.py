@@ -117,20 +117,6 @@ class training_dataset(rfm.RunOnlyRegressionTest, NoSilentPass, OwnFolders):  # 
             raise SanityError(str(error)) from None
         return True
 
-    def refuse_what_was_set_too_late(self) -> None:
-        """Refuse ``-S CHECK.dataset.VARIABLE`` of a check that was loaded after this fixture was made.
-
-        ReFrame makes a fixture with the first check file that needs it, sets variables file by file, and loads files in
-        the order in which the folder lists them: it would go on with the value before.
-
-        Raises:
-            UserError: there is such a variable.
-        """
-        for name in ('data_dir', 'generated_dir', 'generator_arguments'):
-            if getattr(self, name) != getattr(type(self), name):
-                raise UserError(f'{name} was set for one check, but checks share their datasets, and another check had '
-                                f'this one first; use -S training_dataset.{name}=...')
-
     def verified(self) -> Verified:
         """Return what the manifest in the dataset's folder says.
 

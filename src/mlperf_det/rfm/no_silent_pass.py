@@ -16,6 +16,7 @@ import reframe.utility.typecheck as typ
 from reframe.core.builtins import run_after, run_before, variable
 from reframe.core.exceptions import SanityError
 
+from mlperf_det.errors import UserError
 from mlperf_det.rfm import job_status
 
 #: Written by the job script at its very end; its absence means that the script was cut short.
@@ -146,6 +147,22 @@ class NoSilentPass(rfm.RegressionTestPlugin):
     def _no_silent_pass_path(self, stream: str) -> Path:
         name: Any = self.job.stderr if stream == 'stderr' else self.job.stdout
         return Path(self.stagedir) / str(name)
+
+
+def refuse_late_settings(fixture: Any, *names: str) -> None:
+    """Refuse ``-S CHECK.FIXTURE.VARIABLE`` of a check that was loaded after its fixture was made for another one.
+
+    ReFrame makes a shared fixture with the first check file that needs it, sets variables file by file, and loads files
+    in the order in which the folder lists them: it would go on with the value before.
+
+    Raises:
+        UserError: there is such a variable.
+    """
+    kind = type(fixture)
+    for name in names:
+        if getattr(fixture, name) != getattr(kind, name):
+            raise UserError(f'{name} was set for one check, but checks share this fixture, and another check had it '
+                            f'first; use -S {kind.__name__}.{name}=...')
 
 
 def last_line(path: Path) -> str:

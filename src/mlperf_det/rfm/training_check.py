@@ -25,7 +25,7 @@ from mlperf_det.rfm.constants import Extra, Feature, Tag
 from mlperf_det.rfm.datasets import GENERATED, training_dataset
 from mlperf_det.rfm.in_container import InContainer
 from mlperf_det.rfm.metrics import Metric
-from mlperf_det.rfm.no_silent_pass import NoSilentPass
+from mlperf_det.rfm.no_silent_pass import NoSilentPass, refuse_late_settings
 from mlperf_det.rfm.slurm_job import SlurmJob
 from mlperf_det.run_folder import CHECKPOINTS
 
@@ -148,7 +148,8 @@ class DetectionTrainingCheck(rfm.RunOnlyRegressionTest, NoSilentPass, InContaine
         if self.configuration_error:
             raise ReframeError(self.configuration_error)
         with user_errors():
-            self.dataset.refuse_what_was_set_too_late()
+            refuse_late_settings(self.dataset, 'data_dir', 'generated_dir', 'generator_arguments')
+            refuse_late_settings(self.image, 'image_base', 'build_options')
         wanted, there = self.settings.accelerators_per_node, site.gpus_per_node(self.current_partition)
         if self.tier != Tier.SMOKE and wanted > there:
             raise ReframeError(f'recipe {self.recipe} asks for {wanted} accelerators a node, the configuration of '
