@@ -113,6 +113,18 @@ def test_thaisc_scores_by_its_own_seconds_and_projects_linearly(tmp_path: Path) 
     assert 'benchmark_result.txt' not in [path.name for path in report(tmp_path, out='without').iterdir()]
 
 
+def test_a_name_of_a_system_adds_no_result_of_its_own(tmp_path: Path) -> None:
+    published(tmp_path, 'Sub', (100, 110, 120))
+    (tmp_path / 'runs' / 'v1.1' / 'Sub' / 'results' / 'box').rename(
+        tmp_path / 'runs' / 'v1.1' / 'Sub' / 'results' / 'box\nBenchmark performance =  99999.000 jobs per day')
+    system = tmp_path / 'runs' / 'v1.1' / 'Sub' / 'systems' / 'box.json'
+    system.rename(system.with_name('box\nBenchmark performance =  99999.000 jobs per day.json'))
+    text = (report(tmp_path, '--thaisc', '250') / 'benchmark_result.txt').read_text()
+    assert [line.partition('=')[0] for line in text.splitlines() if not line.startswith('#')] == [
+        'Benchmark performance ']
+    assert '99999' in text.splitlines()[0]
+
+
 def test_a_vendor_sees_nothing_of_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     published(tmp_path, 'Ours', (100, 110, 120))
     published(tmp_path, 'Rival', (100, 111, 120))
@@ -136,7 +148,7 @@ def test_where_a_system_stands_among_published_ones(tmp_path: Path) -> None:
     assert 'SSD300: scaling and published systems' in page
     assert '<small>v1.1 Inspur</small></td><td class="n" data-label="to it">+4.4 %</td>' in page
     assert '<small>of 14</small></td><td class="n" data-label="to it">+0.3 %</td>' in page
-    assert '>0 of 8 are faster</td>' in page
+    assert '>0 of 8 faster</td>' in page
     chart = page[page.index('Time to train over accelerators'):]
     chart = chart[:chart.index('</figure>')]
     assert chart.count('class="diamond"') == 1
@@ -209,6 +221,7 @@ def test_regressions_are_told_with_date_and_cause(make_run: FolderMaker, tmp_pat
     assert page.index('Regressions') < page.index('aria-labelledby="g0"')
     # Who reads the head alone must not take the green verdict of the runs for all there is to say.
     head = page[page.index('<header'):page.index('</header>')]
+    assert '<h1>Nightly report</h1>' in head
     assert '1 lasting change for the worse' in head
     chart = page[page.index('time to train: +6.7 % from 2025-11-13 on'):]
     assert chart[:chart.index('</figure>')].count('<circle') == 50

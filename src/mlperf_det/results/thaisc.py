@@ -15,6 +15,7 @@ from mlperf_det.mllog.result_line import result_seconds
 from mlperf_det.results.groups import Group
 from mlperf_det.results.run import Run
 from mlperf_det.results.score import jobs_per_day
+from mlperf_det.tables import printable
 
 #: the RESULT line is written at the very end of a log
 _TAIL_BYTES = 4 << 20
@@ -73,7 +74,7 @@ def thaisc_score(group: Group) -> ThaiscScore | None:
 
 def benchmark_result(scores: Sequence[ThaiscScore]) -> str:
     """Return the content of benchmark_result.txt."""
-    return ''.join(f'# {score.title} ({score.basis})\nBenchmark performance = {score.jobs:10.3f} jobs/day\n'
+    return ''.join(f'# {printable(score.title)} ({score.basis})\nBenchmark performance = {score.jobs:10.3f} jobs/day\n'
                    for score in scores)
 
 

@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_run_arguments(parser)
     parser.add_argument('-o', '--output', type=Path, required=True, metavar='DIR',
                         help=f'folder for {REPORT}, {RUNS}, {SUMMARY} and {JUNIT}; made if absent')
-    parser.add_argument('--title', default='Acceptance report', help='headline of the page')
+    parser.add_argument('--title', help='headline of the page (default: by its theme)')
     parser.add_argument('--theme', choices=[theme.value for theme in Theme], default=Theme.ACCEPTANCE.value,
                         help='acceptance: verdicts first; nightly: regressions first; vendor: own systems only')
     parser.add_argument('--vendor', metavar='NAME',
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError('--theme vendor and --vendor NAME belong together; give both or neither')
     if args.vendor:
         judged = of_vendor(judged, args.vendor)
-    options = Options(title=args.title, theme=theme, thaisc_nodes=args.thaisc)
+    options = Options(title=args.title or f'{theme.value.capitalize()} report', theme=theme, thaisc_nodes=args.thaisc)
     files = [path for path in (args.references, args.acceptance) if path]
     page = write_report(judged, args.output, options, evidence=files if args.evidence else None)
     print_verdicts(judged, as_json=args.json)

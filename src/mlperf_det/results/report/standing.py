@@ -77,7 +77,7 @@ def _rank(benchmark: str, place: Place, minutes: float) -> str:
               and result.accelerators == place.accelerators and result.accelerator != place.accelerator]
     if not others:
         return 'none published'
-    return f'{sum(best < minutes for best in others)} of {len(others)} are faster'
+    return f'{sum(best < minutes for best in others)} of {len(others)} faster'
 
 
 def _efficiency_table(places: Sequence[Place]) -> Markup | None:
