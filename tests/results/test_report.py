@@ -25,6 +25,7 @@ from mlperf_det.results.report.spread import suspect_sentences, suspects
 from mlperf_det.results.report.svg import Axis, Band, Rule, Series, line_chart, numbers, ticks
 from mlperf_det.results.report.svg_rows import Bar, Dots, bar_chart, dot_chart
 from mlperf_det.results.run import RankTime
+from mlperf_det.results.summary import RUN_COLUMNS, summary_of
 from mlperf_det.run_folder import Outcome
 from tests.results.conftest import FolderMaker, log_text, metrics_text
 
@@ -168,6 +169,60 @@ def test_links_lead_to_groups(make_run: FolderMaker, tmp_path: Path) -> None:
     page = Outline(page_of(tmp_path))
     assert page.links[-3:] == ['#g2', '#g0', '#g1']    # the worst first
     assert 'Some runs died' in page.text
+
+
+def test_of_many_groups_those_that_passed_are_folded(make_run: FolderMaker, tmp_path: Path,
+                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+    make_run('run_0')
+    make_run('run_1', recipe={'name': 'dead'}, log=log_text(status=None), outcome=Outcome.RUNNING)
+    monkeypatch.setattr('mlperf_det.results.report.page.MANY_GROUPS', 1)
+    sections = re.findall(r'<section class="group (\w+) many".*?</section>', text := page_of(tmp_path))
+    assert sections == ['good', 'bad']
+    assert text.count('<details open="open"><summary>Course of the runs, configuration and provenance') == 1
+    assert text.count('<details><summary>Course of the runs, configuration and provenance') == 1
+
+
+def test_a_passed_group_needs_no_sentence_in_the_overview(make_run: FolderMaker, tmp_path: Path) -> None:
+    make_run('run_0')
+    make_run('run_1', recipe={'name': 'dead'}, log=log_text(status=None), outcome=Outcome.RUNNING)
+    page = page_of(tmp_path)
+    table = page[page.index('id="overview"'):page.index('</section>')]
+    assert table.count('class="why"') == 1
+    assert 'no run_stop' in table
+    assert 'data-label="AP margin">+0.0400</td>' in table    # 0.34 where 0.3 is asked for
+
+
+#: of runs.csv, which is read by name
+RUN_NAMES = """source log benchmark model round submitter system status reason tier division precision seed nodes
+    accelerators_per_node accelerators accelerator global_batch_size time_to_train_seconds init_seconds epochs_to_target
+    samples images_per_second images_per_second_training images_per_second_steady bbox_ap segm_ap bbox_target segm_target
+    data_wait_share evaluation_seconds energy_joules deviations forgiven""".split()
+#: of summary.json at version 1: whoever changes a name or takes one away counts the version up
+SUMMARY_KEYS = {
+    'schema_version', 'state', 'exit_code', 'groups', 'groups.title', 'groups.state', 'groups.exit_code',
+    'groups.cause', 'groups.marks', 'groups.notes', 'groups.score', 'groups.convergence', 'groups.judgements',
+    'groups.runs', *(f'groups.score.{name}' for name in (
+        'minutes', 'olympic_minutes', 'scaling_factor', 'runs', 'converged', 'best_minutes', 'worst_minutes',
+        'mean_minutes', 'stdev_minutes', 'epochs', 'reason', 'energy_joules')),
+    *(f'groups.runs.{name}' for name in (*RUN_NAMES, 'rules_checked', 'rule_findings'))}
+
+
+def test_the_schema_of_the_summary_changes_with_its_version_alone(make_run: FolderMaker, tmp_path: Path) -> None:
+    make_run('run_0')
+    found: set[str] = set()
+
+    def walk(value: object, name: str) -> None:
+        for each in value if isinstance(value, list) else [value]:
+            if isinstance(each, dict):
+                for key, inner in each.items():
+                    found.add(f'{name}{key}')
+                    walk(inner, f'{name}{key}.')
+
+    summary = summary_of(judge_all([tmp_path]))
+    walk(summary, '')
+    assert summary['schema_version'] == 1
+    assert found == SUMMARY_KEYS
+    assert list(RUN_COLUMNS) == RUN_NAMES
 
 
 def test_charts_are_well_formed_and_carry_their_data() -> None:
