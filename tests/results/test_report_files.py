@@ -79,6 +79,9 @@ def test_evidence_is_whole_checked_and_the_same_byte_for_byte(make_run: FolderMa
     assert first.read_bytes() == second.read_bytes()
     with zipfile.ZipFile(first) as archive:
         assert archive.testzip() is None
+        # Neither the hour nor the user's mask is in it.
+        assert {(each.date_time, each.external_attr >> 16) for each in archive.infolist()} == {
+            ((1980, 1, 1, 0, 0, 0), 0o644)}
         names = archive.namelist()
         sums = dict(reversed(line.split('  ')) for line in archive.read('SHA256SUMS').decode().splitlines())
         assert set(sums) == set(names) - {'SHA256SUMS'}
