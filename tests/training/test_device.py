@@ -7,20 +7,20 @@ import torch
 from torch import nn
 
 from mlperf_det.errors import UserError
+from mlperf_det.models.sparse_gradient import SparseGradientConv2d
 from mlperf_det.recipes.recipe import Runtime
 from mlperf_det.training import device as device_module
-from mlperf_det.training.device import cpu_flags, pick_device, prepare_model, resolve, training_model
+from mlperf_det.training.device import fast_bfloat16, pick_device, prepare_model, resolve, training_model
 
 CPU = torch.device('cpu')
 
 
-@pytest.mark.parametrize(('flags', 'precision'), [
-    ({'avx512_bf16', 'sse2'}, 'bf16'), ({'amx_bf16'}, 'bf16'), ({'avx2', 'fma'}, 'fp32'), (set(), 'fp32')])
-def test_auto_precision_follows_the_cpu(monkeypatch: pytest.MonkeyPatch, flags: set[str], precision: str) -> None:
-    monkeypatch.setattr(device_module, 'cpu_flags', lambda: frozenset(flags))
+@pytest.mark.parametrize(('units', 'precision'), [(['amx_bf16'], 'bf16'), ([], 'fp32')])
+def test_auto_precision_follows_the_cpu(monkeypatch: pytest.MonkeyPatch, units: list[str], precision: str) -> None:
+    monkeypatch.setattr(device_module, 'fast_bfloat16', lambda: units)
     runtime = resolve(Runtime(), CPU)
     assert runtime.precision == precision
-    assert 'bf16' in runtime.reasons['precision'] or 'no bfloat16' in runtime.reasons['precision']
+    assert runtime.reasons['precision'] == ('CPU has amx_bf16' if units else 'CPU is no faster in bfloat16')
     assert (runtime.device, runtime.backend, runtime.memory_format) == ('cpu', 'gloo', 'channels_last')
     assert runtime.optimizer_arguments == {'fused': True, 'foreach': False}
     with runtime.autocast():
@@ -64,13 +64,33 @@ def test_threads_are_shared_among_the_ranks_of_a_host(monkeypatch: pytest.Monkey
     assert resolve(Runtime(), CPU, ranks_on_host=4, world_size=4).threads is None
 
 
-def test_cpu_flags_of_x86_and_arm(tmp_path: Path) -> None:
-    x86, arm = tmp_path / 'x86', tmp_path / 'arm'
-    x86.write_text('processor\t: 0\nflags\t\t: fpu avx512_bf16\n')
-    arm.write_text('processor\t: 0\nFeatures\t: fp asimd bf16\n')
-    assert cpu_flags(x86) == {'fpu', 'avx512_bf16'}
-    assert cpu_flags(arm) == {'fp', 'asimd', 'bf16'}
-    assert cpu_flags(tmp_path / 'absent') == frozenset()
+@pytest.mark.parametrize(('first', 'units'), [
+    ('vendor_id\t: GenuineIntel\nflags\t\t: fpu avx512_bf16 amx_bf16 amx_tile', ['amx_bf16']),
+    ('vendor_id\t: GenuineIntel\nflags\t\t: fpu avx512_bf16', []),
+    ('vendor_id\t: AuthenticAMD\nflags\t\t: fpu avx512_bf16', ['avx512_bf16']),
+    ('vendor_id\t: AuthenticAMD\nflags\t\t: fpu avx2', []),
+    ('BogoMIPS\t: 100.00\nFeatures\t: fp asimd bf16', ['bf16']),
+    ('', []),
+])
+def test_bfloat16_is_chosen_where_it_is_faster_not_where_it_is_there(tmp_path: Path, first: str, units: list[str]
+                                                                      ) -> None:
+    cpuinfo = tmp_path / 'cpuinfo'
+    cpuinfo.write_text(f'processor\t: 0\n{first}\n\nprocessor\t: 1\nflags\t\t: amx_bf16\n')
+    assert fast_bfloat16(cpuinfo) == units
+    assert fast_bfloat16(tmp_path / 'absent') == []
+
+
+def test_heads_skip_what_has_no_gradient_on_a_cpu_that_runs_step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    head = SparseGradientConv2d(3, 4, 3)
+    prepare_model(nn.Sequential(head), resolve(Runtime(), CPU), CPU)
+    assert head.skips_zeros
+    compiled = resolve(Runtime(compile='model'), CPU)
+    prepare_model(head, compiled, CPU)
+    assert not head.skips_zeros
+    monkeypatch.setattr(torch.cuda, 'is_bf16_supported', lambda **_: True)
+    on_gpu = resolve(Runtime(), torch.device('cuda'))
+    assert (compiled.sparse_gradients, on_gpu.sparse_gradients) == (False, False)
+    assert 'stops a GPU' in on_gpu.reasons['sparse_gradients']
 
 
 def test_the_model_takes_the_memory_format_and_is_wrapped_only_where_needed() -> None:

@@ -14,6 +14,7 @@ from mlperf_det.models.box_coding import centers_to_corners
 from mlperf_det.models.default_boxes import default_boxes
 from mlperf_det.models.detections import Detections
 from mlperf_det.models.resnet import ResNetBackbone
+from mlperf_det.models.sparse_gradient import SparseGradientConv2d, compute_dtype
 from mlperf_det.models.ssd_architecture import ExtraLayer, SsdArchitecture
 from mlperf_det.models.ssd_loss import build_targets, ssd_losses
 from mlperf_det.models.ssd_postprocess import postprocess
@@ -53,10 +54,12 @@ class Ssd(nn.Module):
         self.extras = nn.ModuleList(
             ExtraBlock(before, layer) for (before, _), layer in zip(inputs, architecture.extras, strict=True))
         levels = list(zip(architecture.channels, architecture.boxes_per_cell, strict=True))
-        self.localization_heads = nn.ModuleList(nn.Conv2d(width, 4 * shapes, 3, padding=1) for width, shapes in levels)
+        # The loss learns from the positives and three times as many negatives; the other boxes have no gradient.
+        self.localization_heads = nn.ModuleList(
+            SparseGradientConv2d(width, 4 * shapes, 3) for width, shapes in levels)
         outputs = architecture.num_classes + 1
         self.confidence_heads = nn.ModuleList(
-            nn.Conv2d(width, outputs * shapes, 3, padding=1) for width, shapes in levels)
+            SparseGradientConv2d(width, outputs * shapes, 3) for width, shapes in levels)
         defaults = default_boxes(architecture)
         std = torch.tensor(IMAGE_STD).view(1, 3, 1, 1)
         constants = {
@@ -107,6 +110,5 @@ class Ssd(nn.Module):
 
     def _normalize(self, images: Tensor) -> Tensor:
         """Map uint8 to zero mean and unit deviation, in the dtype that the convolutions compute in."""
-        device = images.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.pixel_scale.dtype
+        dtype = compute_dtype(self.pixel_scale)
         return torch.addcmul(self.pixel_shift.to(dtype), images.to(dtype), self.pixel_scale.to(dtype))
