@@ -16,7 +16,7 @@ each of these has an exit status of its own:
 ====  =====================================================================================
 
 ``make run`` is ``mlperf-det accept``: the smoke tier and preflight on this machine. ``--mode`` names the occasion:
-``nightly``, ``acceptance`` or ``vetting`` (`site_defaults`).
+``nightly``, ``acceptance`` or ``vetting``.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def judge_runs(cases: Sequence[Case], references: Path | None) -> tuple[Verdict,
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = __doc__.partition('\n\n')[2]
+    parser.epilog = __doc__.partition('\n\n')[2].replace('``', '`')
     parser.add_argument('-C', '--config-file', action='append', type=Path, metavar='FILE',
                         help='ReFrame configuration of the site (default: systems/local/site.py)')
     parser.add_argument('-c', '--checkpath', action='append', type=Path, metavar='PATH',
