@@ -94,7 +94,8 @@ def add_generate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--classes', type=int, default=scenes.classes, metavar='K',
                         help=f'object classes, at most {len(SCENE_CLASSES)} (default %(default)s)')
     parser.add_argument('--size', type=int, nargs=2, default=(scenes.least_side, scenes.most_side),
-                        metavar=('MIN', 'MAX'), help='range of the sides in pixels (default 112 176)')
+                        metavar=('MIN', 'MAX'), help='range of the sides in pixels '
+                        f'(default {scenes.least_side} {scenes.most_side})')
     parser.add_argument('--workers', type=int, default=None, metavar='N', help='processes (default: one a CPU)')
     parser.add_argument('--shuffle-train-labels', action='store_true',
                         help='negative control: training annotations get categories at random; training must fail')
