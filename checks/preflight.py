@@ -47,7 +47,7 @@ class preflight_cpu(PreflightCheck):
     @run_after('setup')
     def ask_for_all_processors(self):
         """Ask for those that training asks for; memory is often given out by the processor."""
-        if not self.is_local():
+        if not self.is_local() and self.num_cpus_per_task is None:
             self.num_cpus_per_task = self.current_partition.processor.num_cpus
 
     def requirements(self):
