@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import signal
@@ -11,11 +10,8 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 
@@ -26,102 +22,13 @@ from mlperf_det.data.fetch import Retries
 from mlperf_det.data.image_fetch import FetchFailedError, ImageFetcher
 from mlperf_det.data.openimages import download
 from mlperf_det.data.openimages.download import download_openimages
-from mlperf_det.data.openimages.generate import CARD_NAME, generate_openimages
+from mlperf_det.data.openimages.generate import CARD_NAME
 from mlperf_det.data.openimages.prepare import prepare_openimages
 from mlperf_det.data.openimages.verify import verify_openimages
-from mlperf_det.data.scenes.dataset import GeneratorSettings
 from mlperf_det.errors import UserError
+from tests.data.openimages.image_server import Server
 
 QUICK = Retries(attempts=3, pause_seconds=0.001)
-
-
-class Server(ThreadingHTTPServer):
-    """Serves a folder and counts; `busy` answers come first, `broken` paths are cut, `tag` adds what S3 states."""
-
-    daemon_threads = True
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(('127.0.0.1', 0), Handler)
-        self.folder = folder
-        self.requests: Counter[str] = Counter()
-        self.connections = 0
-        self.busy = 0
-        self.retry_after = '0'
-        self.broken: set[str] = set()
-        self.wrong_md5: set[str] = set()
-        self.lock = threading.Lock()
-        self.active = self.most_active = 0
-        self.seconds = 0.0
-        self.url = f'http://127.0.0.1:{self.server_address[1]}'
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-    protocol_version = 'HTTP/1.1'
-
-    def setup(self) -> None:
-        super().setup()
-        with self.server.lock:
-            self.server.connections += 1
-
-    def do_GET(self) -> None:
-        server = self.server
-        with server.lock:
-            server.requests[self.path] += 1
-            server.active += 1
-            server.most_active = max(server.most_active, server.active)
-            busy = server.busy > 0
-            server.busy -= busy
-        time.sleep(server.seconds)
-        with server.lock:
-            server.active -= 1
-        path = server.folder / urlsplit(self.path).path.lstrip('/')  # a proxy is asked for whole addresses
-        if busy or not path.is_file():
-            self.send_response(503 if busy else 404)
-            self.send_header('Retry-After', server.retry_after)
-            self.send_header('Content-Length', '0')
-            self.end_headers()
-            return
-        content = path.read_bytes()
-        self.send_response(200)
-        if path.suffix == '.jpg':
-            served = b'' if path.name in server.wrong_md5 else content
-            tag = hashlib.md5(served, usedforsecurity=False).hexdigest()
-            self.send_header('ETag', f'"{tag}"')
-            self.send_header('x-amz-request-id', '1')
-        if path.name in server.broken:
-            content = content[:len(content) // 2]
-        self.send_header('Content-Length', str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def do_CONNECT(self) -> None:
-        self.server.requests[f'CONNECT {self.path} {self.headers.get("Proxy-Authorization")}'] += 1
-        self.send_error(403)
-
-    def log_message(self, *args: object) -> None:
-        pass
-
-
-@pytest.fixture(scope='module')
-def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the publisher offers: a subset's files and, besides, images that do not belong to it."""
-    root = tmp_path_factory.mktemp('published') / 'scenes'
-    generate_openimages(GeneratorSettings(train=30, val=10, seed=2), root, workers=1)
-    for number in range(5):
-        (root / 'train' / 'data' / f'{number:016x}.jpg').write_bytes(b'\xff\xd8\xff not of the subset \xff\xd9')
-    return root
-
-
-@pytest.fixture
-def server(published: Path) -> Iterator[Server]:
-    running = Server(published)
-    thread = threading.Thread(target=running.serve_forever, args=(0.01,))
-    thread.start()
-    yield running
-    running.shutdown()
-    thread.join()
-    running.server_close()
 
 
 def card_at(url: str, published: Path) -> OpenImagesCard:
@@ -207,43 +114,6 @@ def test_a_server_that_stays_busy_ends_the_download_and_says_how_to_go_on(
     assert images(tmp_path) == subset_of(published)
 
 
-class Pauses(threading.Event):
-    """A stop request that never comes, and notes how long it was waited for."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seconds: list[float] = []
-
-    def wait(self, timeout: float | None = None) -> bool:
-        assert timeout is not None
-        self.seconds.append(timeout)
-        return False
-
-
-def test_pauses_double_and_are_spread(server: Server) -> None:
-    server.busy = 10_000
-    firsts = []
-    for _ in range(6):
-        pauses = Pauses()
-        with (ImageFetcher(f'{server.url}/train/data', Retries(attempts=5, pause_seconds=2.0), pauses) as fetcher,
-              pytest.raises(FetchFailedError, match='gave up after 5 attempts')):
-            fetcher.fetch('a.jpg')
-        for number, pause in enumerate(pauses.seconds):
-            assert 0.5 <= pause / (2.0 * 2**number) <= 1.5
-        assert len(pauses.seconds) == 4
-        firsts.append(pauses.seconds[0])
-    assert len(set(firsts)) > 1, 'connections that failed together would come back together'
-
-
-def test_a_servers_wish_counts_up_to_a_limit(server: Server) -> None:
-    server.busy, server.retry_after = 10_000, '86400'
-    pauses = Pauses()
-    with (ImageFetcher(f'{server.url}/train/data', Retries(attempts=2, pause_seconds=1.0), pauses) as fetcher,
-          pytest.raises(FetchFailedError)):
-        fetcher.fetch('a.jpg')
-    assert pauses.seconds == [300.0]
-
-
 def test_the_time_left_is_that_of_the_images_to_fetch(
         server: Server, published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str]) -> None:
@@ -278,15 +148,6 @@ def test_images_come_through_the_proxy_of_the_environment(
           pytest.raises(FetchFailedError)):
         fetcher.fetch('a.jpg')
     assert not server.requests
-
-
-def test_a_proxy_is_asked_for_a_tunnel_to_a_secure_server(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv('https_proxy', server.url.replace('//', '//user:pa%40ss@'))
-    monkeypatch.delenv('no_proxy', raising=False)
-    with (ImageFetcher('https://images.invalid/train', QUICK, threading.Event()) as fetcher,
-          pytest.raises(FetchFailedError, match='Tunnel connection failed: 403')):
-        fetcher.fetch('a.jpg')
-    assert server.requests == Counter({'CONNECT images.invalid:443 Basic dXNlcjpwYUBzcw==': QUICK.attempts})
 
 
 @pytest.mark.parametrize('kind', ['broken', 'wrong_md5'])
