@@ -8,6 +8,7 @@ process namespace: `SlurmCluster.kill_node` is a power failure, jobs included.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import stat
 import string
@@ -210,14 +211,18 @@ class SlurmCluster:
 
 
 def traces() -> dict[str, set[str]]:
-    """Return what a cluster could leave behind on this machine: what is there before and after it must be the same."""
+    """Return what a cluster could leave behind on this machine: what is there before and after it must be the same.
+
+    Files count by their names: on a machine that was never used, mount and buildah make folders of their own.
+    """
     loops = Path('/sys/block').glob('loop*/loop/backing_file')
+    ours = re.compile('slurm|munge|mysql|mariadb|mlperf')
     return {
         'mounts': {line.split()[1] for line in Path('/proc/mounts').read_text().splitlines()},
         'network links': {path.name for path in Path('/sys/class/net').iterdir()},
         'loop devices': {f'{path.parts[3]}: {path.read_text().strip()}' for path in loops},
         'files': {str(path) for place in ('/run', '/var/run', '/var/spool', '/etc')
-                  for path in Path(place).glob('*')},
+                  for path in Path(place).glob('*') if ours.search(path.name)},
         'control groups': {str(path) for path in Path('/sys/fs/cgroup').glob('**/*slurm*')},
         'host name': {os.uname().nodename}}
 

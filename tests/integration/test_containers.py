@@ -51,7 +51,10 @@ def dockerfile_image(base_root: Path, tmp_path_factory: pytest.TempPathFactory) 
     run(*buildah, 'copy', '--quiet', base, base_root, '/')
     run(*buildah, 'commit', '--quiet', base, 'localhost/base')
     run(*buildah, 'bud', '--isolation=chroot', '--pull-never', f'--volume={BIND}', '--build-arg=BASE=localhost/base',
-        '--build-arg=TOOLS=', '--build-arg=VERSION=0', '--tag=localhost/mlperf-det', '.')
+        '--build-arg=TOOLS=', '--build-arg=VERSION=0.9', '--tag=localhost/mlperf-det', '.')
+    labels = run(*buildah, 'inspect', '--type=image', '--format={{.OCIv1.Config.Labels}}', 'localhost/mlperf-det')
+    assert 'org.opencontainers.image.title:mlperf-det' in labels
+    assert 'org.opencontainers.image.version:0.9' in labels
     container = run(*buildah, 'from', '--pull-never', 'localhost/mlperf-det').strip()
     mounted = run(*buildah, 'mount', container).strip()
     image = folder / 'mlperf-det.sqsh'
