@@ -195,6 +195,66 @@ def test_a_recipe_that_does_not_fit_the_partition_is_red(bench, site: Path) -> N
         bench.gpu_case('too-large', reference_not_needed='calibration')
 
 
+MISSED = {'outcome': 'aborted', 'stop': 'aborted', 'ap': (0.1, 0.15), 'reason': 'target not met in 2 epochs'}
+
+
+def five_runs(bench, **spoilt: dict[str, Any]) -> Any:
+    """Return the check of five runs to convergence; ``run_3={...}`` spoils that one."""
+    # Open, because the logs here lack some events that the rules ask for.
+    check = bench.gpu_case('one-node', reference_not_needed='calibration',
+                           **{'ssd.recipe_overrides': 'division=open'})
+    assert check.settings.experiments == 5
+    for number in range(5):
+        changes = {'backbone_event': '', **spoilt.get(f'run_{number}', {})}
+        bench.write_run(Path(check.stagedir) / f'run_{number}', check.settings, **changes)
+    # What the script remembers is the first run that went wrong.
+    bench.end_job(check, state='FAILED' if spoilt else 'COMPLETED', exitcode=3 * bool(spoilt), written=3 * bool(spoilt))
+    return check
+
+
+def test_one_of_five_runs_may_miss_the_target_and_counts_as_the_slowest(bench) -> None:
+    bench.judge(five_runs(bench))
+    check = five_runs(bench, run_3=MISSED)
+    bench.judge(check)
+    assert check.perfvalues['lab:gpu:time_to_train'][0] > 0
+
+
+def test_a_second_run_that_misses_the_target_is_red(bench) -> None:
+    with pytest.raises(SanityError, match=r'below the quality target: target not met in 2 epochs \(run_1\).*\(run_4\)'):
+        bench.judge(five_runs(bench, run_1=MISSED, run_4=MISSED))
+
+
+@pytest.mark.parametrize(('spoilt', 'cause'), [
+    ({'run_1': MISSED, 'run_2': {'outcome': 'failed', 'stop': None, 'reason': 'rank 1 failed: boom'}},
+     r'the training program failed: rank 1 failed: boom \(run_2\)'),
+    ({'run_1': {**MISSED, 'dataset': {'fingerprint': 'sha256:2'}}}, r'another dataset was read.*\(run_1\)'),
+    ({'run_1': {**MISSED, 'backbone': None}}, r'initialised at random.*\(run_1\)'),
+    ({'run_1': {**MISSED, 'outcome': 'interrupted', 'stop': None}}, r'interrupted before its end.*\(run_1\)'),
+    ({'run_1': {**MISSED, 'outcome': 'converged'}}, r'the run is aborted.*\(run_1\)'),
+])
+def test_a_run_that_may_miss_the_target_may_do_nothing_else(bench, spoilt: dict[str, Any], cause: str) -> None:
+    with pytest.raises(SanityError, match=cause):
+        bench.judge(five_runs(bench, **spoilt))
+
+
+def test_a_missed_target_among_five_forgives_no_job_that_ended_badly(bench) -> None:
+    check = five_runs(bench, run_3=MISSED)
+    for end, cause in (({'state': 'TIMEOUT', 'exitcode': 0, 'written': 3}, 'TIMEOUT'),
+                       ({'state': 'FAILED', 'exitcode': 1, 'written': 1}, 'the training program failed')):
+        bench.end_job(check, **end)
+        with pytest.raises(SanityError, match=cause):
+            bench.judge(check)
+
+
+def test_a_single_run_may_not_miss_the_target(bench) -> None:
+    check = bench.gpu_case('one-node', reference_not_needed='calibration',
+                           **{'ssd.recipe_overrides': 'experiments=1'})
+    bench.finished(check, **MISSED, backbone_event='')
+    bench.end_job(check, written=3, exitcode=3)
+    with pytest.raises(SanityError, match=r'training ended below the quality target \(exit code 3\)'):
+        bench.judge(check)
+
+
 def test_a_good_throughput_run_passes(bench) -> None:
     wanted = {'reference_not_needed': 'calibration', 'ssd.recipe_overrides': 'experiments=1'}
     check = bench.finished(bench.gpu_case('speed', **wanted))

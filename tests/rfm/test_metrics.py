@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path, PurePath
 
 import pytest
@@ -25,7 +26,16 @@ def run(seconds: float | None) -> Run:
 
 def test_time_to_train_of_five_runs_drops_the_fastest_and_the_slowest() -> None:
     assert metrics.TIME_TO_TRAIN.measure([run(t) for t in (10, 1000, 12, 14, 1)]) == 12
-    assert olympic_mean([1, 2]) == 1.5
+    assert olympic_mean([1, 2], 2) == 1.5
+
+
+def test_the_one_run_that_missed_its_target_is_the_slowest_however_short_it_was() -> None:
+    missed = dataclasses.replace(run(3), status=RunStatus.ABORTED, reason='gave up early')
+    runs = [run(10), missed, run(1000), run(12), run(14)]
+    assert metrics.TIME_TO_TRAIN.measure(runs) == pytest.approx((12 + 14 + 1000) / 3)
+    assert metrics.TRAINING_JOBS_PER_DAY.measure(runs) == pytest.approx(86_400 * 3 / (12 + 14 + 1000))
+    with pytest.raises(LookupError, match='run_x does not yield epochs_to_target'):
+        metrics.EPOCHS_TO_TARGET.measure([missed, missed, run(10)])
 
 
 def scored_run(folder: Path, number: int, *, seconds: int, time_to_train: float) -> Run:

@@ -16,8 +16,10 @@ BARE, TORCHRUN, TASKS, AUTO = 'bare', 'torchrun', 'tasks', 'auto'
 SRUN_OPTIONS = ('--mpi=none', '--kill-on-bad-exit=0', '--wait=120')
 #: Exit status of a run that was told to stop and has written a checkpoint.
 INTERRUPTED = 75
+#: Exit statuses of runs that ended without the quality target: below it, or with a loss that is not finite.
+MISSED = (3, 4)
 #: Exit statuses of runs that have come to their end, good or bad.
-ENDED = (0, 3, 4)
+ENDED = (0, *MISSED)
 _STATUS_OF_OUTCOME: Mapping[str, int] = MappingProxyType({'aborted': 3, 'diverged': 4, 'interrupted': INTERRUPTED})
 #: Ranks write a checkpoint on SIGUSR1, which Slurm sends to all processes of a job; torchrun would die of it.
 _DEAF_TO_USR1 = ('sh', '-c', """'trap "" USR1; exec "$0" "$@"'""")

@@ -10,8 +10,9 @@ from types import MappingProxyType
 from mlperf_det.recipes.recipe import Tier
 from mlperf_det.results.references.table import Direction
 from mlperf_det.results.run import Run
-from mlperf_det.results.score import SECONDS_PER_DAY
+from mlperf_det.results.score import LEAST_RUNS, SECONDS_PER_DAY
 from mlperf_det.results.thaisc import whole_job_seconds
+from mlperf_det.results.verdict import counted_as_slowest
 from mlperf_det.rfm.constants import Unit
 
 #: Tiers in which the model is trained to a target, so that times to it and accuracies exist.
@@ -30,7 +31,8 @@ class Metric:
         of_run: reads it from a run; None where the run does not have it.
         tiers: tiers in which a run must have it.
         informative: it may lack a reference, because it explains others or is judged by the quality target.
-        of_runs: what several runs of one job amount to.
+        of_runs: what several runs of one job amount to: of their values, and the number of all runs, which is larger
+            by one where a run did not converge.
     """
 
     name: str
@@ -39,32 +41,38 @@ class Metric:
     of_run: Callable[[Run], float | None]
     tiers: tuple[Tier, ...] = TO_TARGET
     informative: bool = True
-    of_runs: Callable[[Sequence[float]], float] = statistics.median
+    of_runs: Callable[[Sequence[float], int], float] = lambda values, _: statistics.median(values)
 
     def measure(self, runs: Sequence[Run]) -> float:
-        """Return the figure over all runs of a job.
+        """Return the figure over all runs of a job; one that MLPerf lets miss the target counts as the slowest.
 
         Raises:
             LookupError: a run does not have it.
         """
-        values = [self.of_run(run) for run in runs]
-        missing = [str(run.source) for run, value in zip(runs, values, strict=True) if value is None]
+        forgiven = counted_as_slowest(runs)
+        judged = [run for run in runs if run is not forgiven]
+        values = [self.of_run(run) for run in judged]
+        missing = [str(run.source) for run, value in zip(judged, values, strict=True) if value is None]
         if missing or not values:
             raise LookupError(f'{", ".join(missing) or "no run at all"} does not yield {self.name}')
-        return self.of_runs([value for value in values if value is not None])
+        return self.of_runs([value for value in values if value is not None], len(runs))
 
 
-def olympic_mean(values: Sequence[float]) -> float:
-    """Return the mean without the lowest and the highest value, as MLPerf scores times to train.
+def olympic_mean(values: Sequence[float], runs: int) -> float:
+    """Return the mean without the fastest and the slowest run, as MLPerf scores times to train.
 
-    Of fewer than three values it is the plain mean.
+    Of fewer than three runs it is the plain mean.
+
+    Args:
+        values: times of the runs that converged.
+        runs: number of all runs; one that did not converge is the slowest.
     """
-    return statistics.fmean(sorted(values)[1:-1] if len(values) > 2 else values)
+    return statistics.fmean(sorted(values)[1:runs - 1] if runs >= LEAST_RUNS else values)
 
 
-def jobs_per_day(seconds: Sequence[float]) -> float:
+def jobs_per_day(seconds: Sequence[float], runs: int) -> float:
     """Return how many runs a day has room for, one after the other, at the mean of `olympic_mean`."""
-    return SECONDS_PER_DAY / olympic_mean(seconds)
+    return SECONDS_PER_DAY / olympic_mean(seconds, runs)
 
 
 #: ``run_stop`` minus ``run_start``, as MLPerf counts it.

@@ -92,6 +92,10 @@ class NoSilentPass(rfm.RegressionTestPlugin):
         """Return script lines that correct ``$status`` where the command itself cannot tell; checks override it."""
         return []
 
+    def no_silent_pass_is_judged(self, status: int) -> bool:
+        """Say whether the sanity function itself judges what ended with this exit status; checks override it."""
+        return False
+
     def no_silent_pass_explain(self) -> str:
         """Return the cause of a failed job in the program's own words; checks override it."""
         return last_line(self._no_silent_pass_path('stderr'))
@@ -124,7 +128,8 @@ class NoSilentPass(rfm.RegressionTestPlugin):
         code = job.exitcode if written is None else written
         if code:
             generic = signal is None and (problem is None or job.state in ('FAILED', 'FAILURE'))
-            problem = job_status.exit_problem(code) if generic else problem
+            judged = written is not None and self.no_silent_pass_is_judged(written)
+            problem = problem if not generic else None if judged else job_status.exit_problem(code)
         if problem is None and written is None:
             problem = f'the job script was cut short: it never wrote {EXIT_STATUS}'
         return problem or job_status.nodes_problem(job.nodelist, self.num_nodes)

@@ -208,7 +208,7 @@ class DetectionTrainingCheck(rfm.RunOnlyRegressionTest, NoSilentPass, InContaine
             self.runs = [run_requirements.read_run(folder) for folder in self._run_folders()]
             self.run_facts = facts_of(self.runs[0])
             expected = self._expected()
-            problems = [problem for run in self.runs for problem in run_requirements.problems(run, expected)]
+            problems = run_requirements.problems(self.runs, expected)
         except UserError as error:
             raise SanityError(f'a run left no readable record: {error}') from None
         if problems:
@@ -236,6 +236,10 @@ class DetectionTrainingCheck(rfm.RunOnlyRegressionTest, NoSilentPass, InContaine
     def no_silent_pass_status(self) -> list[str]:
         """Return the lines that ask run.json how the run ended."""
         return launch.status_of_run()
+
+    def no_silent_pass_is_judged(self, status: int) -> bool:
+        """Leave a run that missed its target to `training_is_good` where MLPerf's rules let one of several miss it."""
+        return status in launch.MISSED and run_requirements.may_miss(self.settings)
 
     def no_silent_pass_explain(self) -> str:
         """Return why training ended as it did: the program's own reason, else its last word; and of spoilt data."""
