@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -121,9 +122,13 @@ def test_many_new_run_folders_are_read_by_several_processes(make_run: FolderMake
     alone = read_history([tmp_path / 'runs'], cached=False)
     monkeypatch.setattr(history, 'FOLDERS_A_PROCESS', 4)
     monkeypatch.setattr(os, 'sched_getaffinity', lambda _: {0, 1, 2})
-    monkeypatch.setattr(history, 'of_run', lambda run, of=history.of_run: replace(of(run), system=str(os.getpid())))
+    monkeypatch.setattr(history, 'of_run', lambda run, of=history.of_run: replace(
+        of(run), system=f'{os.getpid()} {signal.getsignal(signal.SIGINT)}'))
     together = read_history([tmp_path / 'runs'])
-    assert str(os.getpid()) not in {record.system for record in together}
+    for record in together:
+        process, interrupt = record.system.split(maxsplit=1)
+        assert int(process) != os.getpid()
+        assert interrupt == str(signal.SIG_IGN)    # else Ctrl-C would leave the command waiting for ever
     assert [replace(record, system='') for record in together] == [replace(record, system='') for record in alone]
     assert read_history([tmp_path / 'runs']) == together    # from the cache, in the same order
 

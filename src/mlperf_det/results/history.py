@@ -6,6 +6,7 @@ import itertools
 import math
 import multiprocessing
 import os
+import signal
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -80,7 +81,9 @@ def _read_folders(folders: Sequence[Path]) -> list[list[Record]]:
     if processes < 2:
         return [_of_folder(folder) for folder in folders]
     # Forked: a started interpreter would import for as long as it takes to read hundreds of folders.
-    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context('fork')) as pool:
+    # Ctrl-C is the parent's alone: a process that it stops in the midst of a queue would leave the others waiting.
+    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context('fork'), initializer=signal.signal,
+                             initargs=(signal.SIGINT, signal.SIG_IGN)) as pool:
         return list(pool.map(_of_folder, folders, chunksize=FOLDERS_A_PROCESS // 4))
 
 
