@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from mlperf_det.results.run import Run
+from mlperf_det.results.run import Run, RunStatus
 from mlperf_det.tables import counted
 
 #: runs that make a score: one fastest, one slowest, one that remains
@@ -67,6 +67,25 @@ def score_runs(runs: Sequence[Run], scaling_factor: float = 1.0) -> Score:
         epochs=None if reason else _mean_of(converged[kept], lambda run: run.epochs_to_target),
         throughput=_mean_of(converged, lambda run: run.throughput.overall),
         throughput_training=_mean_of(converged, lambda run: run.throughput.training), reason=reason)
+
+
+def missed_target(run: Run) -> bool:
+    """Say whether a run that was to reach the target ended, properly, without it."""
+    return run.status in (RunStatus.ABORTED, RunStatus.DIVERGED) and not run.finished_steps
+
+
+def counted_as_slowest(runs: Sequence[Run]) -> Run | None:
+    """Return the one run that MLPerf lets miss the target, which then counts as the slowest; None: there is none.
+
+    It is forgiven among at least three runs to convergence; a second one is not.
+    """
+    missed = [run for run in runs if missed_target(run)]
+    return missed[0] if len(missed) == 1 and len(runs) >= LEAST_RUNS and to_convergence(runs) else None
+
+
+def to_convergence(runs: Sequence[Run]) -> bool:
+    """Say whether MLPerf's rules apply to all runs: published logs have no tier, and of our own it is this one."""
+    return all(run.tier in ('', 'convergence') for run in runs)
 
 
 def _no_score(runs: int, converged: int) -> str:

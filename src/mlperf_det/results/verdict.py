@@ -27,7 +27,14 @@ from mlperf_det.results.groups import Group
 from mlperf_det.results.performance import CONFIDENCE, JUDGED, Judgement, Standing, amount_text, judge_metric
 from mlperf_det.results.references.table import Direction, Lookup, Reference, References
 from mlperf_det.results.run import Run, RunStatus
-from mlperf_det.results.score import LEAST_RUNS, Score, score_runs
+from mlperf_det.results.score import (
+    LEAST_RUNS,
+    Score,
+    counted_as_slowest,
+    missed_target,
+    score_runs,
+    to_convergence,
+)
 from mlperf_det.run_folder import Outcome
 from mlperf_det.tables import counted
 
@@ -52,9 +59,6 @@ EXIT_CODES: Mapping[State, int] = MappingProxyType({
 SEVERITY = (State.PASS, State.PASS_SLOW, State.UNSTABLE, State.NOT_RUN, State.FAIL_PERF, State.FAIL_QUALITY,
             State.FAIL_INFRA)
 _DIED = (RunStatus.INCOMPLETE, RunStatus.UNREADABLE)
-_MISSED = (RunStatus.ABORTED, RunStatus.DIVERGED)
-#: tiers of our own runs that MLPerf's rules apply to; published logs have none
-_TIERS_BY_MLPERF_RULES = ('', 'convergence')
 #: seconds or images/s; a measured figure is not below it
 _LEAST = 1e-3
 _ROUNDING = 1e-9
@@ -162,25 +166,10 @@ def _quality(runs: Sequence[Run], score: Score) -> tuple[State, str] | None:
     if not missed or counted_as_slowest(runs):
         return None
     first = f'{missed[0].source.name}: {missed[0].status.value}, {missed[0].reason}'
-    if len(missed) == 1 and score.converged and all(run.tier in _TIERS_BY_MLPERF_RULES for run in runs):
+    if len(missed) == 1 and score.converged and to_convergence(runs):
         return State.UNSTABLE, (f'1 of {len(runs)} runs missed the target ({first}); '
                                 f'{counted(LEAST_RUNS - len(runs), "more run")} would settle it')
     return State.FAIL_QUALITY, f'{len(missed)} of {counted(len(runs), "run")} missed the quality target: {first}'
-
-
-def missed_target(run: Run) -> bool:
-    """Say whether a run that was to reach the target ended, properly, without it."""
-    return run.status in _MISSED and not run.finished_steps
-
-
-def counted_as_slowest(runs: Sequence[Run]) -> Run | None:
-    """Return the one run that MLPerf lets miss the target, which then counts as the slowest; None: there is none.
-
-    It is forgiven among at least three runs to convergence; a second one is not.
-    """
-    missed = [run for run in runs if missed_target(run)]
-    by_the_rules = len(runs) >= LEAST_RUNS and all(run.tier in _TIERS_BY_MLPERF_RULES for run in runs)
-    return missed[0] if len(missed) == 1 and by_the_rules else None
 
 
 def _promised_quality(runs: Sequence[Run], promise: Promise | None) -> tuple[State, str] | None:

@@ -20,6 +20,7 @@ from mlperf_det.errors import UserError
 from mlperf_det.rfm import site
 from mlperf_det.rfm.no_silent_pass import NoSilentPass
 from mlperf_det.rfm.own_folders import OwnFolders, session_folders
+from mlperf_det.rfm.user_errors import user_errors
 
 #: Where generated datasets are kept between sessions, before the system's ``resourcesdir`` and ReFrame's stage folder.
 CACHE_VARIABLE = 'MLPERF_DET_CACHE'
@@ -111,10 +112,8 @@ class training_dataset(rfm.RunOnlyRegressionTest, NoSilentPass, OwnFolders):  # 
     @sanity_function
     def is_verified(self) -> bool:
         """The manifest that the check relies on is there."""
-        try:
+        with user_errors(SanityError):
             self.verified()
-        except UserError as error:
-            raise SanityError(str(error)) from None
         return True
 
     def verified(self) -> Verified:

@@ -13,7 +13,7 @@ from typing import Any
 import reframe as rfm
 import reframe.core.runtime as rt
 from reframe.core.builtins import run_after, run_before, sanity_function, variable
-from reframe.core.exceptions import ReframeError, SanityError
+from reframe.core.exceptions import SanityError
 
 import mlperf_det
 from mlperf_det.errors import UserError
@@ -21,6 +21,7 @@ from mlperf_det.rfm import containers
 from mlperf_det.rfm.constants import Extra
 from mlperf_det.rfm.no_silent_pass import NoSilentPass
 from mlperf_det.rfm.own_folders import OwnFolders
+from mlperf_det.rfm.user_errors import user_errors
 
 #: Stands in ``extras['image']`` for an image that the fixture builds.
 BUILD = 'build'
@@ -58,10 +59,8 @@ class training_image(rfm.RunOnlyRegressionTest, NoSilentPass, OwnFolders):  # no
         self.runtime = containers.runtime_of(self.current_partition)
         self.path = configured
         if configured == BUILD:
-            try:
+            with user_errors():
                 self.path = self._built_image()
-            except UserError as error:
-                raise ReframeError(str(error)) from None
 
     @run_before('run')
     def build_unless_there(self) -> None:

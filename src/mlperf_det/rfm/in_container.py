@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from reframe.core.builtins import fixture, variable
-from reframe.core.exceptions import ReframeError
 
-from mlperf_det.errors import UserError
 from mlperf_det.rfm import containers, launch, site
 from mlperf_det.rfm.image import training_image
 from mlperf_det.rfm.own_folders import OwnFolders
+from mlperf_det.rfm.user_errors import user_errors
 
 
 class InContainer(OwnFolders):
@@ -68,8 +67,6 @@ class InContainer(OwnFolders):
         contract = containers.Contract(
             image=self.in_container_image, read_only=read_only, environment=tuple(sorted(environment)),
             gpu_vendor=site.gpu_vendor(self.current_partition))
-        try:
+        with user_errors():
             self.container_platform = containers.create(runtime, contract, f'\\\n    {launch.wrap(words)}')
-        except UserError as error:
-            raise ReframeError(str(error)) from None
         return containers.environment_lines(runtime, contract, identify=identify)

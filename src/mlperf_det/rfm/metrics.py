@@ -10,9 +10,8 @@ from types import MappingProxyType
 from mlperf_det.recipes.recipe import Tier
 from mlperf_det.results.references.table import Direction
 from mlperf_det.results.run import Run
-from mlperf_det.results.score import LEAST_RUNS, SECONDS_PER_DAY
+from mlperf_det.results.score import LEAST_RUNS, SECONDS_PER_DAY, counted_as_slowest
 from mlperf_det.results.thaisc import whole_job_seconds
-from mlperf_det.results.verdict import counted_as_slowest
 from mlperf_det.rfm.constants import Unit
 
 #: Tiers in which the model is trained to a target, so that times to it and accuracies exist.

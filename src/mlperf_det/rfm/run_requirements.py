@@ -21,8 +21,7 @@ from mlperf_det.recipes.load import to_mapping
 from mlperf_det.recipes.recipe import Division, Recipe, Tier
 from mlperf_det.results.reading import read_runs
 from mlperf_det.results.run import Run, RunStatus
-from mlperf_det.results.score import LEAST_RUNS
-from mlperf_det.results.verdict import counted_as_slowest
+from mlperf_det.results.score import LEAST_RUNS, counted_as_slowest
 from mlperf_det.run_folder import METRICS_JSONL, Outcome, RunRecord, read_record
 
 _OUTCOMES: Mapping[Outcome, str] = MappingProxyType({

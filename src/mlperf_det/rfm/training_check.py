@@ -5,8 +5,8 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import reframe as rfm
@@ -27,6 +27,7 @@ from mlperf_det.rfm.in_container import InContainer
 from mlperf_det.rfm.metrics import Metric
 from mlperf_det.rfm.no_silent_pass import NoSilentPass, refuse_late_settings
 from mlperf_det.rfm.slurm_job import SlurmJob
+from mlperf_det.rfm.user_errors import user_errors
 from mlperf_det.run_folder import CHECKPOINTS
 
 #: Stands for the recipes of a site whose recipes file is wrong, so that there is a case to turn red.
@@ -294,12 +295,3 @@ class DetectionTrainingCheck(rfm.RunOnlyRegressionTest, NoSilentPass, InContaine
             recipe=self.settings, device_type='cuda' if site.gpus(self.current_partition) else 'cpu',
             dataset_fingerprint=found.fingerprint, evaluation_images=found.evaluation_images,
             negative_control=found.negative_control)
-
-
-@contextmanager
-def user_errors() -> Iterator[None]:
-    """Turn a `UserError` into the error with which ReFrame ends a case."""
-    try:
-        yield
-    except UserError as error:
-        raise ReframeError(str(error)) from None
