@@ -13,8 +13,10 @@ from mlperf_det.results.report.svg_rows import diamond
 
 WIDTH, HEIGHT = 860, 420
 _LEFT, _RIGHT, _TOP, _BOTTOM = 50, 16, 26, 44
-#: points with labels of their own; the labels of more would hide each other
-_MOST_LABELS = 4
+#: points with labels of their own; the labels of more would hide what they stand beside
+_MOST_LABELS = 8
+#: pixels that a label takes
+_LABEL_WIDTH, _LABEL_HEIGHT = 50, 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +25,7 @@ class Cloud:
 
     Attributes:
         kind: class of the style sheet, for the colour.
-        diamond: drawn as diamonds instead of circles, labelled with their values where they are few.
+        diamond: drawn as diamonds instead of circles, and labelled with their values where they are few.
     """
 
     points: Sequence[Point]
@@ -65,15 +67,15 @@ def scatter_chart(title: str, description: str, clouds: Sequence[Cloud], fits: S
         parts.append(tag('text', f'{value:,g}', x=_LEFT - 8, y=at(height + 4), class_='e'))
     parts.insert(0, tag('path', class_='grid', d=raw(grid)))
     parts += [_fit(fit, place) for fit in fits]
-    labelled = sum(len(cloud.points) for cloud in clouds if cloud.diamond) <= _MOST_LABELS
-    parts += [_cloud(cloud, place, labelled=labelled and cloud.diamond) for cloud in clouds]
+    parts += [_cloud(cloud, place) for cloud in clouds]
+    parts += _labels([point for cloud in clouds if cloud.diamond for point in cloud.points], place)
     parts += [tag('line', class_='axis', x1=_LEFT, x2=WIDTH - _RIGHT, y1=bottom, y2=bottom),
               tag('text', x_title, class_='m title', x=(WIDTH + _LEFT) / 2, y=HEIGHT - 6),
               tag('text', y_title, class_='title', x=0, y=11)]
     return framed(title, description, WIDTH, HEIGHT, parts)
 
 
-def _cloud(cloud: Cloud, place: Callable[[Point], Point], *, labelled: bool) -> Markup:
+def _cloud(cloud: Cloud, place: Callable[[Point], Point]) -> Markup:
     marks = []
     for point, tip in zip(cloud.points, cloud.tips, strict=True):
         x, y = place(point)
@@ -81,9 +83,19 @@ def _cloud(cloud: Cloud, place: Callable[[Point], Point], *, labelled: bool) -> 
             marks.append(tag('path', tag('title', tip), class_='diamond', d=diamond(x, y)))
         else:
             marks.append(tag('circle', tag('title', tip), cx=at(x), cy=at(y)))
-        if labelled:
-            marks.append(tag('text', f'{point[1]:.2f}', class_='rulelabel', x=at(x + 10), y=at(y - 6)))
     return tag('g', *marks, class_=cloud.kind)
+
+
+def _labels(points: Sequence[Point], place: Callable[[Point], Point]) -> list[Markup]:
+    """Label points with their values, but for those whose label would hide an earlier one; tooltips have them all."""
+    taken: list[Point] = []
+    labels = []
+    for point in points if len(points) <= _MOST_LABELS else ():
+        x, y = place(point)
+        if all(abs(x - other) >= _LABEL_WIDTH or abs(y - height) >= _LABEL_HEIGHT for other, height in taken):
+            taken.append((x, y))
+            labels.append(tag('text', f'{point[1]:.2f}', class_='rulelabel', x=at(x + 10), y=at(y - 6)))
+    return labels
 
 
 def _fit(fit: Fit, place: Callable[[Point], Point]) -> Markup:
