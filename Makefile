@@ -21,7 +21,7 @@ test: $(STAMP) lint
 
 # Networks at full size on real photos (with the sample data beside the checkout), whole sessions with and without faults.
 test-long: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=auto --dist=worksteal -m long
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=auto --dist=worksteal --timeout=900 -m long
 
 # A real Slurm cluster and real containers; needs root and what .ci/install installs.
 integration: $(STAMP)

@@ -19,10 +19,11 @@ from mlperf_det.evaluation.rows import concatenate, rows_from_detections
 from mlperf_det.models.ssd import Ssd
 from mlperf_det.models.ssd_architecture import SSD300_RESNET34
 from mlperf_det.recipes.recipe import Runtime
-from mlperf_det.training.device import resolve
+from mlperf_det.training.device import prepare_model, resolve
 
 PHOTOS = 2
-STEPS = 45
+#: The last steps are small, so that the running statistics of the batch norms, which detection uses, catch up.
+STEPS, SMALL_STEPS = 75, 15
 
 
 def few_large_objects(source: Path, target: Path) -> Path:
@@ -51,7 +52,7 @@ def test_loss_falls_and_ap_rises_on_the_photos_it_trains_on(shared_data: Path, t
                                                 batch_size=PHOTOS, workers=0)))
     torch.manual_seed(0)
     runtime = resolve(Runtime(), torch.device('cpu'), world_size=1, ranks_on_host=1)
-    model = Ssd(SSD300_RESNET34).to(memory_format=runtime.torch_memory_format)
+    model = prepare_model(Ssd(SSD300_RESNET34), runtime, torch.device('cpu'))
     batch = batch.to(torch.device('cpu'), runtime.torch_memory_format)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0, momentum=0.9, weight_decay=5e-4)
 
@@ -64,7 +65,8 @@ def test_loss_falls_and_ap_rises_on_the_photos_it_trains_on(shared_data: Path, t
     before, losses = average_precision(), []
     for step in range(STEPS):
         model.train()
-        optimizer.param_groups[0]['lr'] = 0.01 * min(1.0, (step + 1) / 10)
+        small = step >= STEPS - SMALL_STEPS
+        optimizer.param_groups[0]['lr'] = 0.001 if small else 0.01 * min(1.0, (step + 1) / 10)
         with runtime.autocast():
             loss = torch.stack(list(model(batch).values())).sum()
         optimizer.zero_grad()
@@ -74,4 +76,4 @@ def test_loss_falls_and_ap_rises_on_the_photos_it_trains_on(shared_data: Path, t
     after = average_precision()
     assert before < 0.01
     assert losses[-1] < 0.25 * losses[0]
-    assert after > before + 0.3, f'AP {before:.3f} -> {after:.3f}, loss {losses[0]:.2f} -> {losses[-1]:.2f}'
+    assert after > before + 0.5, f'AP {before:.3f} -> {after:.3f}, loss {losses[0]:.2f} -> {losses[-1]:.2f}'
