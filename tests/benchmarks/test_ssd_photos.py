@@ -51,7 +51,8 @@ def test_loss_falls_and_ap_rises_on_the_photos_it_trains_on(shared_data: Path, t
     batch: Batch = next(iter(evaluation_batches(source, SquashTransform(300, antialias=True), rank=0, world_size=1,
                                                 batch_size=PHOTOS, workers=0)))
     torch.manual_seed(0)
-    runtime = resolve(Runtime(), torch.device('cpu'), world_size=1, ranks_on_host=1)
+    # What so few steps reach in bfloat16, whose gradients are off by a quarter at first, is a matter of luck.
+    runtime = resolve(Runtime(precision='fp32'), torch.device('cpu'), world_size=1, ranks_on_host=1)
     model = prepare_model(Ssd(SSD300_RESNET34), runtime, torch.device('cpu'))
     batch = batch.to(torch.device('cpu'), runtime.torch_memory_format)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0, momentum=0.9, weight_decay=5e-4)
