@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import torch
 from torchvision.models.detection._utils import BoxCoder
 from torchvision.ops import box_convert
@@ -32,3 +34,9 @@ def test_decoding_agrees_with_torchvision_and_inverts_encoding() -> None:
     torch.testing.assert_close(decode(offsets, centers), boxes, rtol=1e-4, atol=1e-5)
     theirs = BoxCoder(weights=(10.0, 10.0, 5.0, 5.0)).decode_single(offsets[0], references)
     torch.testing.assert_close(decode(offsets[0], centers), theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_a_box_beyond_all_measure_stays_finite() -> None:
+    references = torch.tensor([[0.5, 0.5, 0.25, 0.5], [0.5, 0.5, 0.25, 0.5]])
+    decoded = decode(torch.tensor([[0.0, 0.0, 1e4, 3e38], [0.0, 0.0, 5 * math.log(999), 0.0]]), references)
+    torch.testing.assert_close(corners_to_centers(decoded)[:, 2:], torch.tensor([[250.0, 500.0], [249.75, 0.5]]))

@@ -152,6 +152,16 @@ def test_boxes_are_not_clipped_to_the_image() -> None:
     torch.testing.assert_close(found.boxes[0, 0], torch.tensor([-100., -25, 300, 125]))
 
 
+def test_one_box_gone_astray_spoils_neither_itself_nor_the_others(defaults: Tensor) -> None:
+    localization, logits = detector_like(3, 10)
+    sizes = torch.tensor([[480, 640]] * 3)
+    logits[1, 7, 100] += 30
+    localization[1, 2, 100] = 2e3    # e to the 400th times its reference
+    found = postprocess(localization, logits, defaults, sizes)
+    assert found.boxes.isfinite().all()
+    assert_equal_to_loops(found, localization, logits, defaults, sizes)
+
+
 def test_far_faster_than_the_loops(defaults: Tensor) -> None:
     localization, logits = detector_like(8, 20)
     sizes = torch.full((8, 2), 480)
