@@ -118,8 +118,9 @@ class Watch:
                 # A process loses its connections before it counts as ended. The store answers no question any more.
                 time.sleep(self.rhythm.beat)
                 gone = _dead(self._neighbours)
+                # Rank 0 keeps the store. On another node it cannot be looked at, and here it may be a while in ending.
                 message = _vanished(gone) if gone else (
-                    f'rank 0 is gone: its store no longer answers ({str(error).splitlines()[0][:120]})')
+                    f'{_vanished([0])}; its store no longer answers ({str(error).splitlines()[0][:120]})')
             if message:
                 self._conclude(message)
                 break
