@@ -63,10 +63,22 @@ def score_runs(runs: Sequence[Run], scaling_factor: float = 1.0) -> Score:
     return Score(
         runs=len(runs), converged=len(converged), best=min(minutes, default=None), worst=max(minutes, default=None),
         mean=_mean(minutes), stdev=statistics.stdev(minutes) if len(minutes) > 1 else None,
-        olympic=None if reason else _mean(minutes[kept]), scaling_factor=scaling_factor,
+        olympic=None if reason else olympic_mean(minutes, len(runs)), scaling_factor=scaling_factor,
         epochs=None if reason else _mean_of(converged[kept], lambda run: run.epochs_to_target),
         throughput=_mean_of(converged, lambda run: run.throughput.overall),
         throughput_training=_mean_of(converged, lambda run: run.throughput.training), reason=reason)
+
+
+def olympic_mean(values: Sequence[float], runs: int) -> float:
+    """Return the mean without the fastest and the slowest run, as MLPerf scores times to train.
+
+    Of fewer than three runs it is the plain mean.
+
+    Args:
+        values: times of the runs that converged.
+        runs: number of all runs; one that did not converge is the slowest.
+    """
+    return statistics.fmean(sorted(values)[1:runs - 1] if runs >= LEAST_RUNS else values)
 
 
 def missed_target(run: Run) -> bool:
@@ -128,8 +140,8 @@ def jobs_per_day(seconds: Sequence[float | None]) -> JobsPerDay | None:
     Args:
         seconds: of each run; None for a run that did not converge.
     """
-    finished = sorted(value for value in seconds if value is not None)
+    finished = [value for value in seconds if value is not None]
     if _no_score(len(seconds), len(finished)):
         return None
-    mean = statistics.fmean(finished[1:len(seconds) - 1])
+    mean = olympic_mean(finished, len(seconds))
     return JobsPerDay(seconds=mean, jobs_per_day=SECONDS_PER_DAY / mean)

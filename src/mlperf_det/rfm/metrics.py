@@ -10,7 +10,7 @@ from types import MappingProxyType
 from mlperf_det.recipes.recipe import Tier
 from mlperf_det.results.references.table import Direction
 from mlperf_det.results.run import Run
-from mlperf_det.results.score import LEAST_RUNS, SECONDS_PER_DAY, counted_as_slowest
+from mlperf_det.results.score import SECONDS_PER_DAY, counted_as_slowest, olympic_mean
 from mlperf_det.results.thaisc import whole_job_seconds
 from mlperf_det.rfm.constants import Unit
 
@@ -55,18 +55,6 @@ class Metric:
         if missing or not values:
             raise LookupError(f'{", ".join(missing) or "no run at all"} does not yield {self.name}')
         return self.of_runs([value for value in values if value is not None], len(runs))
-
-
-def olympic_mean(values: Sequence[float], runs: int) -> float:
-    """Return the mean without the fastest and the slowest run, as MLPerf scores times to train.
-
-    Of fewer than three runs it is the plain mean.
-
-    Args:
-        values: times of the runs that converged.
-        runs: number of all runs; one that did not converge is the slowest.
-    """
-    return statistics.fmean(sorted(values)[1:runs - 1] if runs >= LEAST_RUNS else values)
 
 
 def jobs_per_day(seconds: Sequence[float], runs: int) -> float:
