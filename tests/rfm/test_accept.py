@@ -178,9 +178,9 @@ class endless(Base):
     executable = 'echo $$ > {tmp_path}/job; exec sleep 300; true'
 """)
     process = subprocess.Popen(
-        # Whoever runs the tests may ignore the signal, as nohup does, and its children would.
-        ['env', '--default-signal=HUP', sys.executable, '-m', 'mlperf_det', 'accept', '-c', tmp_path / 'checks.py', '-o',
-         tmp_path / 'out'], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        # Whoever runs the tests may ignore it, as nohup does.
+        ['env', '--default-signal=HUP', sys.executable, '-m', 'mlperf_det', 'accept', '-c',
+         tmp_path / 'checks.py', '-o', tmp_path / 'out'], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
     while not ((tmp_path / 'job').exists() and (tmp_path / 'job').read_text()) and time.monotonic() < deadline:
         time.sleep(0.1)
